@@ -1,0 +1,222 @@
+// The small vector vocabulary of the CPU kernels: one width per instruction set, chosen by the flags of the translation
+// unit. Everything is in an unnamed namespace or a compiler vector type, so that no code of one instruction set can be
+// linked into another. Arithmetic is the compilers' own (+, -, *, / on vector types); fused multiply-adds are written out,
+// because the build turns implicit contraction off.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "core/inline.h"
+
+namespace pykernels {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T> struct VectorOf;
+template <> struct VectorOf<float> {
+  typedef float type __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t bits __attribute__((vector_size(kVectorBytes)));
+};
+template <> struct VectorOf<double> {
+  typedef double type __attribute__((vector_size(kVectorBytes)));
+  typedef int64_t bits __attribute__((vector_size(kVectorBytes)));
+};
+template <class T> using Vector = typename VectorOf<T>::type;
+template <class T> using Bits = typename VectorOf<T>::bits;
+template <class T> constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+using VectorF = Vector<float>;
+using VectorD = Vector<double>;
+
+template <class T> struct Float;
+template <> struct Float<float> {
+  using integer = int32_t;
+  static constexpr int mantissa_bits = 23;
+  static constexpr int bias = 127;
+  static constexpr float lowest = -3.402823466e+38f;
+  static constexpr float smallest_normal = 1.175494351e-38f;
+  static constexpr float infinity = __builtin_inff();
+  static constexpr float round_to_int = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+};
+template <> struct Float<double> {
+  using integer = int64_t;
+  static constexpr int mantissa_bits = 52;
+  static constexpr int bias = 1023;
+  static constexpr double lowest = -1.7976931348623157e+308;
+  static constexpr double smallest_normal = 2.2250738585072014e-308;
+  static constexpr double infinity = __builtin_inf();
+  static constexpr double round_to_int = 6755399441055744.0;  // 1.5 * 2^52
+};
+
+template <class T> PYKERNELS_INLINE Vector<T> load(const T* aligned) {
+  Vector<T> v;
+  std::memcpy(&v, __builtin_assume_aligned(aligned, kVectorBytes), sizeof v);
+  return v;
+}
+template <class T> PYKERNELS_INLINE void store(T* aligned, Vector<T> v) {
+  std::memcpy(__builtin_assume_aligned(aligned, kVectorBytes), &v, sizeof v);
+}
+template <class T> PYKERNELS_INLINE Vector<T> splat(T x) { return x - Vector<T>{}; }
+
+#if defined(__AVX512F__)
+
+PYKERNELS_INLINE VectorF fma(VectorF a, VectorF b, VectorF c) { return (VectorF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+PYKERNELS_INLINE VectorD fma(VectorD a, VectorD b, VectorD c) { return (VectorD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+PYKERNELS_INLINE float sum(VectorF v) { return _mm512_reduce_add_ps((__m512)v); }
+PYKERNELS_INLINE double sum(VectorD v) { return _mm512_reduce_add_pd((__m512d)v); }
+// Non-zero if a <= b fails in some lane; a NaN fails it.
+PYKERNELS_INLINE unsigned not_le(VectorF a, VectorF b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NLE_UQ); }
+PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NLE_UQ); }
+
+#elif defined(__AVX2__)
+
+PYKERNELS_INLINE VectorF fma(VectorF a, VectorF b, VectorF c) { return (VectorF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+PYKERNELS_INLINE VectorD fma(VectorD a, VectorD b, VectorD c) { return (VectorD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+PYKERNELS_INLINE unsigned not_le(VectorF a, VectorF b) { return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NLE_UQ)); }
+PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) { return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_NLE_UQ)); }
+PYKERNELS_INLINE float sum(VectorF v) {
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+PYKERNELS_INLINE double sum(VectorD v) {
+  __m128d h = _mm_add_pd(_mm256_castpd256_pd128((__m256d)v), _mm256_extractf128_pd((__m256d)v, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(h, _mm_unpackhi_pd(h, h)));
+}
+
+#else
+
+template <class V> PYKERNELS_INLINE V fma(V a, V b, V c) { return a * b + c; }
+PYKERNELS_INLINE float sum(VectorF v) { return (v[0] + v[1]) + (v[2] + v[3]); }
+PYKERNELS_INLINE double sum(VectorD v) { return v[0] + v[1]; }
+PYKERNELS_INLINE unsigned not_le(VectorF a, VectorF b) {
+  const Bits<float> le = a <= b;
+  return ~(le[0] & le[1] & le[2] & le[3]);
+}
+PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) {
+  const Bits<double> le = a <= b;
+  return static_cast<unsigned>(~(le[0] & le[1]));
+}
+
+#endif
+
+// out[k] += the sum of v[k]'s lanes, for eight vectors.
+template <class T> PYKERNELS_INLINE void add_lane_sums(const Vector<T> (&v)[8], T* out) {
+  for (int k = 0; k < 8; ++k) out[k] += sum(v[k]);
+}
+#if defined(__AVX512F__)
+PYKERNELS_INLINE void add_lane_sums(const VectorF (&v)[8], float* out) {
+  // Three rounds of "interleave two vectors and add" leave, in one vector, two partial sums of each of the eight.
+  __m512 half[4], quarter[2];
+  for (int k = 0; k < 4; ++k) {
+    const __m512 a = (__m512)v[2 * k], b = (__m512)v[2 * k + 1];
+    half[k] = _mm512_shuffle_f32x4(a, b, 0x44) + _mm512_shuffle_f32x4(a, b, 0xee);
+  }
+  for (int k = 0; k < 2; ++k)
+    quarter[k] = _mm512_shuffle_f32x4(half[2 * k], half[2 * k + 1], 0x88) + _mm512_shuffle_f32x4(half[2 * k], half[2 * k + 1], 0xdd);
+  const __m512 pairs = _mm512_shuffle_ps(quarter[0], quarter[1], 0x44) + _mm512_shuffle_ps(quarter[0], quarter[1], 0xee);
+  alignas(64) float sums[16];
+  _mm512_store_ps(sums, pairs + _mm512_permute_ps(pairs, 0xb1));
+  for (int k = 0; k < 4; ++k) {
+    out[k] += sums[4 * k];
+    out[k + 4] += sums[4 * k + 2];
+  }
+}
+#endif
+
+// Largest lane, NaN lanes passed over.
+template <class T> PYKERNELS_INLINE T max_lane(Vector<T> v) {
+  T best = -Float<T>::infinity;
+  for (int lane = 0; lane < kLanes<T>; ++lane)
+    if (v[lane] > best) best = v[lane];
+  return best;
+}
+
+// Horner's rule; coefficients from the highest power down.
+template <class T, int N> PYKERNELS_INLINE Vector<T> polynomial(Vector<T> x, const T (&coefficients)[N]) {
+  Vector<T> p = splat(coefficients[0]);
+#pragma GCC unroll 16
+  for (int i = 1; i < N; ++i) p = fma(p, x, splat(coefficients[i]));
+  return p;
+}
+
+// 2^x for x below the overflow of T: 2^-inf = 0, NaN stays NaN, results under the normal range may be flushed to 0.
+// Minimax polynomials with p(0) = 1, relative error 9e-8 (float) and 4e-18 (double).
+#if defined(__AVX512F__)
+
+// f = x - floor(x) in one instruction (0 for an infinite x), and scaling by 2^floor(x) in another.
+PYKERNELS_INLINE VectorF exp2(VectorF x) {
+  static constexpr float c[] = {1.8671297e-3f, 9.0170311e-3f, 5.5799912e-2f, 2.4016445e-1f, 6.9315131e-1f, 1.0f};
+  const VectorF f = (VectorF)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
+  return (VectorF)_mm512_scalef_ps((__m512)polynomial<float>(f, c), (__m512)x);
+}
+PYKERNELS_INLINE VectorD exp2(VectorD x) {
+  static constexpr double c[] = {6.2634642590725864733e-10, 6.5595303768637954245e-9, 1.0253212180219565917e-7,
+                                 1.3208367324072764129e-6,  1.5253175052551680542e-5, 1.5403512309795433298e-4,
+                                 1.3333558629560780214e-3,  9.6181290995509302535e-3, 5.5504108665602235396e-2,
+                                 2.4022650695906330327e-1,  6.9314718055994592839e-1, 1.0};
+  const VectorD f = (VectorD)_mm512_reduce_pd((__m512d)x, _MM_FROUND_TO_NEG_INF);
+  return (VectorD)_mm512_scalef_pd((__m512d)polynomial<double>(f, c), (__m512d)x);
+}
+
+#else
+
+// The integer nearest to x lands in the low bits of x + round_to_int, and from there in the exponent of p. At the clamp,
+// p = 1 and the exponent field becomes 0: the result is 0 exactly.
+template <class T, int N> PYKERNELS_INLINE Vector<T> exp2_by_bits(Vector<T> x, const T (&c)[N]) {
+  const Vector<T> clamp = splat(static_cast<T>(-Float<T>::bias));
+  x = x < clamp ? clamp : x;
+  const Vector<T> shifted = x + splat(Float<T>::round_to_int);
+  const Vector<T> p = polynomial<T>(x - (shifted - splat(Float<T>::round_to_int)), c);
+  const Vector<T> y = (Vector<T>)((Bits<T>)p + ((Bits<T>)shifted << Float<T>::mantissa_bits));
+  return x == x ? y : x;
+}
+PYKERNELS_INLINE VectorF exp2(VectorF x) {
+  static constexpr float c[] = {1.3264729e-3f, 9.6715126e-3f, 5.5507337e-2f, 2.4022242e-1f, 6.9314698e-1f, 1.0f};
+  return exp2_by_bits<float>(x, c);
+}
+PYKERNELS_INLINE VectorD exp2(VectorD x) {
+  static constexpr double c[] = {4.4347689312120690005e-10, 7.0737831792200067776e-9, 1.0178199586380472198e-7,
+                                 1.3215435282714077342e-6,  1.5252733493096279273e-5, 1.5403530457111286711e-4,
+                                 1.3333558146774648301e-3,  9.6181291075941207071e-3, 5.5504108664820083134e-2,
+                                 2.4022650695910131259e-1,  6.9314718055994532581e-1, 1.0};
+  return exp2_by_bits<double>(x, c);
+}
+
+#endif
+
+// Splits positive normal numbers: x = m * 2^e with m in [sqrt(1/2), sqrt(2)); returns e and leaves m in x.
+template <class T> PYKERNELS_INLINE Vector<T> split_exponent(Vector<T>& x) {
+  constexpr int shift = Float<T>::mantissa_bits;
+  const Bits<T> one = (Bits<T>)splat(static_cast<T>(1));
+  constexpr auto mantissa = static_cast<typename Float<T>::integer>((int64_t(1) << shift) - 1);
+  const Bits<T> e = ((Bits<T>)x >> shift) - Float<T>::bias;
+  Vector<T> m = (Vector<T>)(((Bits<T>)x & mantissa) | one);
+  const Bits<T> high = m > splat(static_cast<T>(1.41421356237309504880));
+  m = high ? m * static_cast<T>(0.5) : m;
+  x = m;
+  return __builtin_convertvector(e - high, Vector<T>);
+}
+
+// log2 of m in [sqrt(1/2), sqrt(2)): the series of atanh in (m - 1) / (m + 1).
+template <class T> PYKERNELS_INLINE Vector<T> log2_mantissa(Vector<T> m) {
+  static constexpr T c[] = {T(1) / 23, T(1) / 21, T(1) / 19, T(1) / 17, T(1) / 15, T(1) / 13,
+                            T(1) / 11, T(1) / 9,  T(1) / 7,  T(1) / 5,  T(1) / 3,  T(1)};
+  const Vector<T> t = (m - static_cast<T>(1)) / (m + static_cast<T>(1));
+  return polynomial<T>(t * t, c) * t * static_cast<T>(2.88539008177792681472);
+}
+
+}  // namespace
+}  // namespace pykernels

@@ -1,0 +1,202 @@
+// Backward pass. One chunk of components meets all rows of a task, so that the components' gradients are finished where
+// they are made; the rows' gradients are summed over splits afterwards. Notation as in mixture_math.h.
+#pragma once
+
+#include "mixture/cpu_pack.h"
+
+namespace pykernels {
+namespace {
+
+constexpr int64_t kFlushGroups = 64;  // groups of rows after which single sums are added to the totals: two short sums round less than a long one
+
+// Upstream gradients and results of the rows, in groups like the rows themselves; results in base 2.
+template <class T> struct Upstream {
+  T *rows;                       // [groups][dims][kGroup]
+  T *joint, *grad_joint;         // [groups][kGroup]
+  T *marginal, *grad_marginal;   // [groups][dims][kGroup]
+};
+
+template <class T> struct BackwardScratch {
+  Chunk<T> chunk;
+  T* first;      // sums over the rows of one flush, and their totals: [vectors][dims][lanes]
+  T* second;
+  T* mass;       // of the marginals; null without them
+  T* joint_mass; // [vectors][lanes]
+  T *total_first, *total_second, *total_mass, *total_joint_mass;
+  T* weight;     // of the pairs at hand: [vectors][kGroup][lanes]
+};
+
+template <class T> BackwardScratch<T> take_backward_scratch(Arena& arena, int64_t dims, bool marginal) {
+  const int64_t capacity = chunk_capacity<T>(dims, marginal ? 6 : 4, 256 << 10);
+  const int64_t plane = capacity * dims * kLanes<T>;
+  BackwardScratch<T> scratch;
+  scratch.chunk = take_chunk<T>(arena, dims, capacity, marginal);
+  T** const planes[] = {&scratch.first, &scratch.second, &scratch.total_first, &scratch.total_second};
+  for (T** p : planes) *p = take<T>(arena, plane);
+  scratch.mass = marginal ? take<T>(arena, plane) : nullptr;
+  scratch.total_mass = marginal ? take<T>(arena, plane) : nullptr;
+  scratch.joint_mass = take<T>(arena, capacity * kLanes<T>);
+  scratch.total_joint_mass = take<T>(arena, capacity * kLanes<T>);
+  scratch.weight = take<T>(arena, capacity * kGroup * kLanes<T>);
+  return scratch;
+}
+
+// Weights r_kv = grad_joint_k * responsibility of every component of the chunk for one group of rows. Returns how many
+// vectors hold a pair that can matter, and lists them in `live`; with kAll every vector is kept.
+template <class T, bool kAll>
+int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, T negligible, int64_t (&live)[kMostVectors]) {
+  const Chunk<T>& chunk = scratch.chunk;
+  const T* rows = up.rows + group * chunk.dims * kGroup;
+  const T *joint = up.joint + group * kGroup, *grad = up.grad_joint + group * kGroup;
+  int64_t count = 0;
+  for (int64_t v = 0; v < chunk.vectors; ++v) {
+    Vector<T> x[kGroup];
+    squared_distances(chunk, v, rows, x);
+    const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
+    unsigned alive = kAll;
+#pragma GCC unroll 8
+    for (int k = 0; k < kGroup; ++k) {
+      x[k] = (constant - x[k]) - splat(joint[k]);
+      if constexpr (!kAll) alive |= not_le(x[k], splat(negligible));
+    }
+    if (!alive) continue;
+    Vector<T> mass = load(scratch.joint_mass + v * kLanes<T>);
+    T* weight = scratch.weight + count * kGroup * kLanes<T>;
+#pragma GCC unroll 8
+    for (int k = 0; k < kGroup; ++k) {
+      const Vector<T> r = exp2(x[k]) * splat(grad[k]);
+      mass += r;
+      store(weight + k * kLanes<T>, r);
+    }
+    store(scratch.joint_mass + v * kLanes<T>, mass);
+    live[count++] = v;
+  }
+  return count;
+}
+
+// Adds one group of rows to the sums of the live components, and their pull on the rows to grad_rows [dims][kGroup].
+template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents>
+void add_gradients(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, const int64_t* live, int64_t count, T* grad_rows) {
+  const Chunk<T>& chunk = scratch.chunk;
+  const T* rows = up.rows + group * chunk.dims * kGroup;
+  for (int64_t d = 0; d < chunk.dims; ++d) {
+    const int64_t row_d = (group * chunk.dims + d) * kGroup;
+    Vector<T> pull[kGroup];
+#pragma GCC unroll 8
+    for (int k = 0; k < kGroup; ++k) pull[k] = Vector<T>{};
+    for (int64_t j = 0; j < count; ++j) {
+      const int64_t o = (live[j] * chunk.dims + d) * kLanes<T>;
+      const T* weight = scratch.weight + j * kGroup * kLanes<T>;
+      const Vector<T> m = load(chunk.loc + o), w = load(chunk.precision + o);
+      Vector<T> first{}, second{}, mass{}, constant{};
+      if constexpr (kComponents) {
+        first = load(scratch.first + o);
+        second = load(scratch.second + o);
+      }
+      if constexpr (kMarginal) {
+        mass = load(scratch.mass + o);
+        constant = load(chunk.marginal_constant + o);
+      }
+#pragma GCC unroll 8
+      for (int k = 0; k < kGroup; ++k) {
+        const Vector<T> e = splat(rows[d * kGroup + k]) - m;
+        Vector<T> r{};
+        if constexpr (kMarginal) {
+          const Vector<T> x = (constant - splat(up.marginal[row_d + k])) - add_weighted_square(e, w, Vector<T>{});
+          r = exp2(x) * splat(up.grad_marginal[row_d + k]);
+          mass += r;
+        }
+        if constexpr (kJoint) r = kMarginal ? r + load(weight + k * kLanes<T>) : load(weight + k * kLanes<T>);
+        const Vector<T> pulled = r * e;
+        if constexpr (kComponents) {
+          first += pulled;
+          second = fma(pulled, e, second);
+        }
+        if constexpr (kRows) pull[k] = fma(pulled, w, pull[k]);
+      }
+      if constexpr (kComponents) {
+        store(scratch.first + o, first);
+        store(scratch.second + o, second);
+      }
+      if constexpr (kMarginal) store(scratch.mass + o, mass);
+    }
+    if constexpr (kRows) add_lane_sums(pull, grad_rows + d * kGroup);
+  }
+}
+
+// Adds the sums since the last flush to the totals.
+template <class T> void flush(BackwardScratch<T>& scratch) {
+  const int64_t lanes = scratch.chunk.vectors * kLanes<T>, plane = lanes * scratch.chunk.dims;
+  const auto move = [](T* sums, T* totals, int64_t count) {
+    for (int64_t o = 0; o < count; o += kLanes<T>) {
+      store(totals + o, load(totals + o) + load(sums + o));
+      store(sums + o, Vector<T>{});
+    }
+  };
+  move(scratch.first, scratch.total_first, plane);
+  move(scratch.second, scratch.total_second, plane);
+  if (scratch.mass) move(scratch.mass, scratch.total_mass, plane);
+  move(scratch.joint_mass, scratch.total_joint_mass, lanes);
+}
+
+template <class T> void clear(BackwardScratch<T>& scratch) {
+  const int64_t lanes = scratch.chunk.vectors * kLanes<T>, plane = lanes * scratch.chunk.dims;
+  T* const planes[] = {scratch.first, scratch.second, scratch.mass, scratch.total_first, scratch.total_second, scratch.total_mass};
+  for (T* p : planes)
+    if (p) memset(p, 0, static_cast<size_t>(plane) * sizeof(T));
+  memset(scratch.joint_mass, 0, static_cast<size_t>(lanes) * sizeof(T));
+  memset(scratch.total_joint_mass, 0, static_cast<size_t>(lanes) * sizeof(T));
+}
+
+// Turns the totals into gradients: total_first becomes d/dloc, total_second d/dscale, total_joint_mass d/dlog_weight.
+template <class T> void finish_components(BackwardScratch<T>& scratch) {
+  const Chunk<T>& chunk = scratch.chunk;
+  for (int64_t v = 0; v < chunk.vectors; ++v) {
+    const Vector<T> joint_mass = load(scratch.total_joint_mass + v * kLanes<T>);
+    Vector<T> total_mass = joint_mass;
+    for (int64_t d = 0; d < chunk.dims; ++d) {
+      const int64_t o = (v * chunk.dims + d) * kLanes<T>;
+      const Vector<T> w = load(chunk.precision + o), scale = load(chunk.scale + o);
+      const Vector<T> marginal_mass = scratch.mass ? load(scratch.total_mass + o) : Vector<T>{};
+      total_mass += marginal_mass;
+      store(scratch.total_first + o, loc_gradient<T>(w, load(scratch.total_first + o)));
+      store(scratch.total_second + o, scale_gradient<T>(w, load(scratch.total_second + o), joint_mass + marginal_mass, scale));
+    }
+    store(scratch.total_joint_mass + v * kLanes<T>, total_mass);
+  }
+}
+
+// All rows of a block against the components in scratch.chunk.
+template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents>
+void backward_chunk(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t first_group, int64_t last_group, T negligible, T* grad_rows) {
+  const int64_t dims = scratch.chunk.dims;
+  int64_t live[kMostVectors];
+  for (int64_t v = 0; v < kMostVectors; ++v) live[v] = v;
+  clear(scratch);
+  for (int64_t group = first_group; group < last_group; ++group) {
+    int64_t count = scratch.chunk.vectors;
+    if constexpr (kJoint) count = joint_weights<T, kMarginal>(scratch, up, group, negligible, live);
+    if (count > 0)
+      add_gradients<T, kJoint, kMarginal, kRows, kComponents>(scratch, up, group, live, count, grad_rows + (kRows ? group * dims * kGroup : 0));
+    if ((group - first_group) % kFlushGroups == kFlushGroups - 1) flush(scratch);
+  }
+  flush(scratch);
+  finish_components(scratch);
+}
+
+template <class T> using BackwardChunk = void (*)(BackwardScratch<T>&, const Upstream<T>&, int64_t, int64_t, T, T*);
+
+template <class T, bool kJoint, bool kMarginal> BackwardChunk<T> choose_backward_chunk(bool rows, bool components) {
+  if (rows && components) return backward_chunk<T, kJoint, kMarginal, true, true>;
+  if (rows) return backward_chunk<T, kJoint, kMarginal, true, false>;
+  return backward_chunk<T, kJoint, kMarginal, false, true>;
+}
+
+template <class T> BackwardChunk<T> choose_backward_chunk(bool joint, bool marginal, bool rows, bool components) {
+  if (joint && marginal) return choose_backward_chunk<T, true, true>(rows, components);
+  if (marginal) return choose_backward_chunk<T, false, true>(rows, components);
+  return choose_backward_chunk<T, true, false>(rows, components);
+}
+
+}  // namespace
+}  // namespace pykernels

@@ -1,0 +1,154 @@
+// Components and rows in the layout that the hot loops read: lanes across components, kGroup rows side by side.
+#pragma once
+
+#include <math.h>
+
+#include "core/arena.h"
+#include "core/simd.h"
+#include "core/tensor.h"
+#include "mixture/cpu_plan.h"
+#include "mixture/mixture.h"
+#include "mixture/mixture_math.h"
+
+namespace pykernels {
+namespace {
+
+// One batch element of a tensor.
+template <class T> struct View {
+  const T* data;
+  int64_t stride_i, stride_d;
+  bool present() const { return data != nullptr; }
+  T at(int64_t i, int64_t d) const { return data[i * stride_i + d * stride_d]; }
+};
+
+template <class T> struct Components {
+  View<T> loc, scale, log_weights;
+  int64_t count, dims;
+};
+
+// Vectors of components, each array [vectors][dims][lanes] or [vectors][lanes]. A lane that holds no component, or an absent
+// one, has loc = 0, scale = 1 and a constant of -inf: its density is 0 and its gradient finite.
+template <class T> struct Chunk {
+  int64_t capacity;       // in vectors
+  int64_t first, count;   // components held
+  int64_t vectors, dims;
+  T *loc, *scale, *precision;  // precision = log2(e) / (2 scale^2)
+  T *constant;                 // log2 of weight and normaliser
+  T *marginal_constant;        // the same of each dimension; null unless marginals are asked for
+};
+
+constexpr int64_t kMostVectors = 32;
+
+// As many vectors as fit `bytes` with `arrays` arrays of [dims][lanes] each.
+template <class T> int64_t chunk_capacity(int64_t dims, int64_t arrays, int64_t bytes) {
+  return at_most(kMostVectors, at_least(2, bytes / (arrays * dims * kVectorBytes)));
+}
+
+template <class T> Chunk<T> take_chunk(Arena& arena, int64_t dims, int64_t capacity, bool marginal) {
+  const int64_t plane = capacity * dims * kLanes<T>;
+  Chunk<T> chunk{};
+  chunk.capacity = capacity;
+  chunk.dims = dims;
+  chunk.loc = take<T>(arena, plane);
+  chunk.scale = take<T>(arena, plane);
+  chunk.precision = take<T>(arena, plane);
+  chunk.constant = take<T>(arena, capacity * kLanes<T>);
+  chunk.marginal_constant = marginal ? take<T>(arena, plane) : nullptr;
+  return chunk;
+}
+
+template <class T> bool absent(const Components<T>& components, int64_t i) {
+  return components.log_weights.present() && components.log_weights.at(i, 0) == -Float<T>::infinity;
+}
+
+// Turns the scales of one vector of components into precisions and normalisers. Logarithms are expensive, so the mantissas
+// of the scales are multiplied and one logarithm is taken of the product, while the exponents add up exactly.
+template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, Vector<T> log2_weight) {
+  const int64_t dims = chunk.dims, at = v * dims * kLanes<T>;
+  const Vector<T> smallest = splat(Float<T>::smallest_normal), largest = splat(-Float<T>::lowest);
+  Vector<T> exponent{}, product = splat(T(1));
+  unsigned awkward = 0;  // some scale is not a positive normal number
+  for (int64_t d = 0; d < dims; ++d) {
+    const int64_t o = at + d * kLanes<T>;
+    const Vector<T> scale = load(chunk.scale + o);
+    awkward |= not_le(smallest, scale) | not_le(scale, largest);
+    store(chunk.precision + o, half_precision<T>(scale));
+    Vector<T> mantissa = scale;
+    const Vector<T> e = split_exponent<T>(mantissa);
+    exponent += e;
+    product *= mantissa;
+    if (d % 64 == 63) exponent += split_exponent<T>(product);
+    if (chunk.marginal_constant)
+      store(chunk.marginal_constant + o, log2_weight - (e + log2_mantissa<T>(mantissa)) - static_cast<T>(kHalfLog2TwoPi));
+  }
+  exponent += split_exponent<T>(product);
+  Vector<T> log2_scale = exponent + log2_mantissa<T>(product);
+  if (__builtin_expect(awkward != 0, 0)) {
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      double total = 0;
+      for (int64_t d = 0; d < dims; ++d) {
+        const int64_t o = at + d * kLanes<T> + lane;
+        const double log2_scale_d = ::log2(static_cast<double>(chunk.scale[o]));
+        total += log2_scale_d;
+        if (chunk.marginal_constant)
+          chunk.marginal_constant[o] = static_cast<T>(log2_weight[lane] - log2_scale_d - kHalfLog2TwoPi);
+      }
+      log2_scale[lane] = static_cast<T>(total);
+    }
+  }
+  store(chunk.constant + v * kLanes<T>, log2_weight - log2_scale - static_cast<T>(static_cast<double>(dims) * kHalfLog2TwoPi));
+}
+
+template <class T> void pack_components(const Components<T>& components, int64_t first, int64_t count, Chunk<T>& chunk) {
+  const int64_t dims = chunk.dims;
+  chunk.first = first;
+  chunk.count = count;
+  chunk.vectors = ceil_div(count, kLanes<T>);
+  const T uniform = static_cast<T>(-::log2(static_cast<double>(components.count)));
+  for (int64_t v = 0; v < chunk.vectors; ++v) {
+    const int64_t at = v * dims * kLanes<T>;
+    Vector<T> log2_weight{};
+    for (int lane = 0; lane < kLanes<T>; ++lane) {
+      const int64_t i = first + v * kLanes<T> + lane;
+      if (i >= first + count || absent(components, i)) {
+        log2_weight[lane] = -Float<T>::infinity;
+        for (int64_t d = 0; d < dims; ++d) {
+          chunk.loc[at + d * kLanes<T> + lane] = 0;
+          chunk.scale[at + d * kLanes<T> + lane] = 1;
+        }
+        continue;
+      }
+      log2_weight[lane] = components.log_weights.present() ? components.log_weights.at(i, 0) * static_cast<T>(kLog2E) : uniform;
+      for (int64_t d = 0; d < dims; ++d) {
+        chunk.loc[at + d * kLanes<T> + lane] = components.loc.at(i, d);
+        chunk.scale[at + d * kLanes<T> + lane] = components.scale.at(i, d);
+      }
+    }
+    pack_normalisers(chunk, v, log2_weight);
+  }
+}
+
+// Rows as [groups][dims][kGroup]; the last group is filled up with copies of the last row.
+template <class T> void pack_rows(const View<T>& value, int64_t rows, int64_t dims, int64_t group, T* packed) {
+  for (int k = 0; k < kGroup; ++k) {
+    const int64_t row = at_most(group * kGroup + k, rows - 1);
+    for (int64_t d = 0; d < dims; ++d) packed[(group * dims + d) * kGroup + k] = value.at(row, d);
+  }
+}
+
+// squared[k] = sum_d precision_d (loc_d - row_kd)^2 for the components of vector v.
+template <class T>
+PYKERNELS_INLINE void squared_distances(const Chunk<T>& chunk, int64_t v, const T* rows, Vector<T> (&squared)[kGroup]) {
+  const T* loc = chunk.loc + v * chunk.dims * kLanes<T>;
+  const T* precision = chunk.precision + v * chunk.dims * kLanes<T>;
+#pragma GCC unroll 8
+  for (int k = 0; k < kGroup; ++k) squared[k] = Vector<T>{};
+  for (int64_t d = 0; d < chunk.dims; ++d) {
+    const Vector<T> m = load(loc + d * kLanes<T>), w = load(precision + d * kLanes<T>);
+#pragma GCC unroll 8
+    for (int k = 0; k < kGroup; ++k) squared[k] = add_weighted_square(m - splat(rows[d * kGroup + k]), w, squared[k]);
+  }
+}
+
+}  // namespace
+}  // namespace pykernels

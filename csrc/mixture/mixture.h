@@ -1,0 +1,72 @@
+// Log-density of a diagonal-Gaussian mixture, jointly and per dimension (specification section 4, aggregate log-density):
+//
+//   joint[b]       = logsumexp_i ( log_weights[i] + sum_d log N(value[b,d]; loc[i,d], scale[i,d]^2) )
+//   marginal[b,d]  = logsumexp_i ( log_weights[i] +       log N(value[b,d]; loc[i,d], scale[i,d]^2) )
+//
+// and the gradients of  sum_b grad_joint[b] joint[b] + sum_bd grad_marginal[b,d] marginal[b,d].
+//
+// Shapes: value [*batch, rows, dims]; loc, scale [*batch, components, dims]; log_weights [*batch, components]; joint
+// [*batch, rows] and marginal [*batch, rows, dims] contiguous. Inputs are never written, outputs never read; they must not
+// overlap. Gradients have their input's strides, and every element is written: where a stride is 0 the gradient is summed.
+// Without log_weights each component weighs 1/components; one of log-weight -inf is absent, whatever its loc and scale.
+#pragma once
+
+#include "core/cpu_features.h"
+#include "core/parallel.h"
+#include "core/status.h"
+#include "core/tensor.h"
+
+namespace pykernels {
+
+struct MixtureProblem {
+  Dtype dtype;
+  BatchShape batch;
+  int64_t rows, components, dims;  // all at least 1
+  StridedTensor value, loc, scale, log_weights;
+};
+
+struct MixtureForward {
+  MixtureProblem problem;
+  void* joint;     // null: not asked for
+  void* marginal;  // null: not asked for
+  void* workspace;
+  int64_t workspace_bytes;
+};
+
+struct MixtureBackward {
+  MixtureProblem problem;
+  const void *joint, *marginal;            // the forward pass's results, each needed where its gradient is given
+  const void *grad_joint, *grad_marginal;  // contiguous; null: zero
+  StridedTensor grad_value, grad_loc, grad_scale, grad_log_weights;
+  void* workspace;
+  int64_t workspace_bytes;
+};
+
+// How to run on a CPU. Results do not depend on it.
+struct CpuExecution {
+  int threads;
+  Interrupt* interrupt;
+};
+
+struct MixtureVariant {
+  const char* name;
+  Isa isa;
+  int64_t (*forward_workspace)(const MixtureForward&, int threads);
+  int64_t (*backward_workspace)(const MixtureBackward&, int threads);
+  Status (*forward)(const MixtureForward&, CpuExecution);
+  Status (*backward)(const MixtureBackward&, CpuExecution);
+};
+
+// Compiled variants, best first.
+struct MixtureVariants {
+  const MixtureVariant* const* begin_;
+  const MixtureVariant* const* end_;
+  const MixtureVariant* const* begin() const { return begin_; }
+  const MixtureVariant* const* end() const { return end_; }
+};
+MixtureVariants mixture_variants();
+
+// The variant of that name if it was compiled and this CPU runs it; else null, and why.
+const MixtureVariant* find_mixture_variant(const char* name, Status* status);
+
+}  // namespace pykernels

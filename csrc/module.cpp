@@ -1,0 +1,150 @@
+// The Python module: integers become pointers, the GIL is released, a Status becomes an exception.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mixture/mixture.h"
+
+namespace py = pybind11;
+
+namespace pykernels {
+namespace {
+
+using Strided = std::pair<uintptr_t, std::vector<int64_t>>;  // address and strides in elements
+
+void* address(uintptr_t integer) { return reinterpret_cast<void*>(integer); }
+
+StridedTensor strided(const std::optional<Strided>& tensor) {
+  StridedTensor out{};
+  if (!tensor) return out;
+  if (tensor->second.size() > kMaxBatchDims + 2) throw py::value_error("more than 8 batch dimensions");
+  out.data = address(tensor->first);
+  for (size_t dim = 0; dim < tensor->second.size(); ++dim) out.strides[dim] = tensor->second[dim];
+  return out;
+}
+
+// shape: (*batch, rows, components, dims)
+MixtureProblem problem_of(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
+                          const Strided& scale, const std::optional<Strided>& log_weights) {
+  if (shape.size() < 3 || shape.size() > kMaxBatchDims + 3) throw py::value_error("shape must be (*batch, rows, components, dims)");
+  MixtureProblem problem{};
+  problem.dtype = static_cast<Dtype>(dtype);
+  problem.batch.ndim = static_cast<int>(shape.size()) - 3;
+  for (int dim = 0; dim < problem.batch.ndim; ++dim) problem.batch.sizes[dim] = shape[dim];
+  const int64_t* sizes = shape.data() + problem.batch.ndim;
+  problem.rows = sizes[0];
+  problem.components = sizes[1];
+  problem.dims = sizes[2];
+  problem.value = strided(value);
+  problem.loc = strided(loc);
+  problem.scale = strided(scale);
+  problem.log_weights = strided(log_weights);
+  return problem;
+}
+
+// Lets Python handle signals ten times a second; true if a handler raised (Ctrl-C).
+struct Signals {
+  std::chrono::steady_clock::time_point last = std::chrono::steady_clock::now();
+
+  static bool poll(void* self) {
+    auto& last = static_cast<Signals*>(self)->last;
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last < std::chrono::milliseconds(100)) return false;
+    last = now;
+    py::gil_scoped_acquire gil;
+    return PyErr_CheckSignals() != 0;
+  }
+};
+
+const MixtureVariant& variant_named(const std::string& name) {
+  Status status;
+  const MixtureVariant* variant = find_mixture_variant(name.c_str(), &status);
+  if (!variant) throw std::runtime_error("kernel variant '" + name + "': " + status_text(status));
+  return *variant;
+}
+
+// Runs launch(execution) without the GIL.
+template <class Launch> void run(int threads, const Launch& launch) {
+  Signals signals;
+  Interrupt interrupt{Signals::poll, &signals, 0};
+  Status status;
+  {
+    py::gil_scoped_release released;
+    status = launch(CpuExecution{threads, &interrupt});
+  }
+  if (status == Status::interrupted) throw py::error_already_set();
+  if (status != Status::ok) throw std::runtime_error(status_text(status));
+}
+
+// allocate(bytes) returns the address of memory that the caller keeps until the call is over.
+void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc, const Strided& scale,
+                      const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t marginal, const py::function& allocate,
+                      const std::string& variant_name, int threads) {
+  const MixtureVariant& variant = variant_named(variant_name);
+  MixtureForward args{};
+  args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
+  args.joint = address(joint);
+  args.marginal = address(marginal);
+  args.workspace_bytes = variant.forward_workspace(args, threads);
+  args.workspace = address(allocate(args.workspace_bytes).cast<uintptr_t>());
+  run(threads, [&](CpuExecution execution) { return variant.forward(args, execution); });
+}
+
+void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
+                               const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t marginal,
+                               uintptr_t grad_joint, uintptr_t grad_marginal, const std::optional<Strided>& grad_value,
+                               const std::optional<Strided>& grad_loc, const std::optional<Strided>& grad_scale,
+                               const std::optional<Strided>& grad_log_weights, const py::function& allocate,
+                               const std::string& variant_name, int threads) {
+  const MixtureVariant& variant = variant_named(variant_name);
+  MixtureBackward args{};
+  args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
+  args.joint = address(joint);
+  args.marginal = address(marginal);
+  args.grad_joint = address(grad_joint);
+  args.grad_marginal = address(grad_marginal);
+  args.grad_value = strided(grad_value);
+  args.grad_loc = strided(grad_loc);
+  args.grad_scale = strided(grad_scale);
+  args.grad_log_weights = strided(grad_log_weights);
+  args.workspace_bytes = variant.backward_workspace(args, threads);
+  args.workspace = address(allocate(args.workspace_bytes).cast<uintptr_t>());
+  run(threads, [&](CpuExecution execution) { return variant.backward(args, execution); });
+}
+
+std::vector<std::string> variant_names(bool only_runnable) {
+  std::vector<std::string> names;
+  for (const MixtureVariant* variant : mixture_variants())
+    if (!only_runnable || cpu_supports(variant->isa)) names.emplace_back(variant->name);
+  return names;
+}
+
+py::dict built() {
+  py::dict facts;
+  facts["compiler"] = PYKERNELS_COMPILER;
+  facts["variants"] = variant_names(false);
+#ifdef _OPENMP
+  facts["openmp"] = std::to_string(_OPENMP);
+#else
+  facts["openmp"] = "none: one thread";
+#endif
+  facts["cuda"] = PYKERNELS_CUDA_ARCHITECTURES;
+  return facts;
+}
+
+}  // namespace
+}  // namespace pykernels
+
+PYBIND11_MODULE(_C, module) {
+  using namespace pykernels;
+  module.doc() = "Compiled kernels of pykernels; only pykernels/_launch.py may call them.";
+  module.def("variants", [] { return variant_names(true); }, "Variants that this CPU runs, best first.");
+  module.def("built", &built, "What was compiled, by which compiler.");
+  module.def("mixture_log_prob", &mixture_log_prob);
+  module.def("mixture_log_prob_backward", &mixture_log_prob_backward);
+}
