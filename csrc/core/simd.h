@@ -136,12 +136,33 @@ PYKERNELS_INLINE void add_lane_sums(const VectorF (&v)[8], float* out) {
 }
 #endif
 
-// Largest lane, NaN lanes passed over.
+// The largest lane; no lane may be NaN.
 template <class T> PYKERNELS_INLINE T max_lane(Vector<T> v) {
-  T best = -Float<T>::infinity;
-  for (int lane = 0; lane < kLanes<T>; ++lane)
-    if (v[lane] > best) best = v[lane];
+  T best = v[0];
+  for (int lane = 1; lane < kLanes<T>; ++lane) best = v[lane] > best ? v[lane] : best;
   return best;
+}
+#if defined(__AVX512F__)
+template <> inline float max_lane<float>(VectorF v) { return _mm512_reduce_max_ps((__m512)v); }
+template <> inline double max_lane<double>(VectorD v) { return _mm512_reduce_max_pd((__m512d)v); }
+#endif
+
+// Four numbers, whatever the instruction set: the unit in which rows of memory become lanes and back.
+template <class T> struct QuadOf;
+template <> struct QuadOf<float> { typedef float type __attribute__((vector_size(16))); };
+template <> struct QuadOf<double> { typedef double type __attribute__((vector_size(32))); };
+template <class T> using Quad = typename QuadOf<T>::type;
+
+// to[j * to_stride + i] = from[i * from_stride + j] for 0 <= i, j < 4.
+template <class T> PYKERNELS_INLINE void transpose4(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+  Quad<T> row[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&row[i], from + i * from_stride, sizeof row[i]);
+  const Quad<T> low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+  const Quad<T> low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+  const Quad<T> column[4] = {
+      __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+      __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+  for (int j = 0; j < 4; ++j) std::memcpy(to + j * to_stride, &column[j], sizeof column[j]);
 }
 
 // Horner's rule; coefficients from the highest power down.

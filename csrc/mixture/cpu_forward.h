@@ -17,10 +17,11 @@ PYKERNELS_INLINE double at_least_real(double a, double b) { return a < b ? b : a
 template <class T>
 __attribute__((noinline)) void move_reference(Vector<T>& exponent, Vector<T>& partial, double& reference, double& total) {
   double special = 0;
-  for (int lane = 0; lane < kLanes<T>; ++lane) {
-    if (exponent[lane] <= -Float<T>::lowest) continue;
-    special += static_cast<double>(exponent[lane]);
-    exponent[lane] = -Float<T>::infinity;
+  const Vector<T> finite = splat(-Float<T>::lowest);
+  if (not_le(exponent, finite)) {
+    for (int lane = 0; lane < kLanes<T>; ++lane)
+      if (!(exponent[lane] <= -Float<T>::lowest)) special += static_cast<double>(exponent[lane]);
+    exponent = exponent <= finite ? exponent : splat(-Float<T>::infinity);
   }
   const T largest = max_lane<T>(exponent);
   if (static_cast<double>(largest) > reference) {
@@ -70,18 +71,15 @@ void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& st
   }
   for (int64_t v = 0; v < chunk.vectors; ++v) {
     const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
-    Vector<T> x[kGroup];
-    squares_of(v, x);
+    Vector<T> square[kGroup], x[kGroup];
+    squares_of(v, square);
     unsigned over = 0;
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
-      x[k] = (constant - x[k]) - splat(reference[k]);
+      x[k] = (constant - square[k]) - splat(reference[k]);
       over |= not_le(x[k], splat(T(kHeadroom)));
     }
     if (__builtin_expect(over != 0, 0)) {
-      // Recomputed: x is relative to the reference, and may have lost its digits to it.
-      Vector<T> square[kGroup];
-      squares_of(v, square);
       for (int k = 0; k < kGroup; ++k) {
         if (!not_le(x[k], splat(T(kHeadroom)))) continue;
         x[k] = constant - square[k];

@@ -99,6 +99,17 @@ template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, Vector<T> l
   store(chunk.constant + v * kLanes<T>, log2_weight - log2_scale - static_cast<T>(static_cast<double>(dims) * kHalfLog2TwoPi));
 }
 
+// Components first, first + 1, .. as lanes: lanes[d][lane], for `count` <= kLanes of them.
+template <class T> void gather_lanes(const View<T>& tensor, int64_t first, int64_t count, int64_t dims, T* lanes) {
+  const int64_t quads = tensor.stride_d == 1 ? count / 4 * 4 : 0, whole_dims = dims / 4 * 4;
+  for (int64_t lane = 0; lane < quads; lane += 4) {
+    const T* from = tensor.data + (first + lane) * tensor.stride_i;
+    for (int64_t d = 0; d < whole_dims; d += 4) transpose4(from + d, tensor.stride_i, lanes + d * kLanes<T> + lane, kLanes<T>);
+  }
+  for (int64_t lane = 0; lane < count; ++lane)
+    for (int64_t d = lane < quads ? whole_dims : 0; d < dims; ++d) lanes[d * kLanes<T> + lane] = tensor.at(first + lane, d);
+}
+
 template <class T> void pack_components(const Components<T>& components, int64_t first, int64_t count, Chunk<T>& chunk) {
   const int64_t dims = chunk.dims;
   chunk.first = first;
@@ -106,22 +117,22 @@ template <class T> void pack_components(const Components<T>& components, int64_t
   chunk.vectors = ceil_div(count, kLanes<T>);
   const T uniform = static_cast<T>(-::log2(static_cast<double>(components.count)));
   for (int64_t v = 0; v < chunk.vectors; ++v) {
-    const int64_t at = v * dims * kLanes<T>;
-    Vector<T> log2_weight{};
-    for (int lane = 0; lane < kLanes<T>; ++lane) {
-      const int64_t i = first + v * kLanes<T> + lane;
-      if (i >= first + count || absent(components, i)) {
-        log2_weight[lane] = -Float<T>::infinity;
+    T* const loc = chunk.loc + v * dims * kLanes<T>;
+    T* const scale = chunk.scale + v * dims * kLanes<T>;
+    const int64_t start = v * kLanes<T>, held = at_most(kLanes<T>, count - start);
+    gather_lanes(components.loc, first + start, held, dims, loc);
+    gather_lanes(components.scale, first + start, held, dims, scale);
+    Vector<T> log2_weight = splat(uniform);
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+      const bool empty = lane >= held || absent(components, first + start + lane);
+      if (empty) {
         for (int64_t d = 0; d < dims; ++d) {
-          chunk.loc[at + d * kLanes<T> + lane] = 0;
-          chunk.scale[at + d * kLanes<T> + lane] = 1;
+          loc[d * kLanes<T> + lane] = 0;
+          scale[d * kLanes<T> + lane] = 1;
         }
-        continue;
-      }
-      log2_weight[lane] = components.log_weights.present() ? components.log_weights.at(i, 0) * static_cast<T>(kLog2E) : uniform;
-      for (int64_t d = 0; d < dims; ++d) {
-        chunk.loc[at + d * kLanes<T> + lane] = components.loc.at(i, d);
-        chunk.scale[at + d * kLanes<T> + lane] = components.scale.at(i, d);
+        log2_weight[lane] = -Float<T>::infinity;
+      } else if (components.log_weights.present()) {
+        log2_weight[lane] = components.log_weights.at(first + start + lane, 0) * static_cast<T>(kLog2E);
       }
     }
     pack_normalisers(chunk, v, log2_weight);

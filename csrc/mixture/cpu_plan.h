@@ -22,7 +22,7 @@ static inline int64_t round_up(int64_t a, int64_t multiple) { return ceil_div(a,
 // the components (forward); `copies` bounds those to a few times the inputs.
 static inline MixturePlan plan_mixture(int64_t rows, int64_t components, int64_t dims, bool backward, bool marginal) {
   constexpr double kTaskWork = 3e6;
-  constexpr int64_t kMostTasks = 64, kLeastComponents = 64, kLeastRows = 512;
+  constexpr int64_t kMostTasks = 64, kLeastComponents = 256, kLeastRows = 512;
   const double per_pair = (dims + 3.0) * (backward ? 2.5 : 1.0) + (marginal ? 4.0 * dims : 0.0);
   const double wanted = static_cast<double>(rows) * static_cast<double>(components) * per_pair / kTaskWork;
   const int64_t tasks = wanted < 1 ? 1 : wanted > kMostTasks ? kMostTasks : static_cast<int64_t>(wanted);

@@ -58,6 +58,13 @@ void put(const Sink<T>& sink, const MixturePlan& plan, const Components<T>& comp
   const int64_t stride_i = sink.partial ? sink.dims : sink.stride_i;
   const int64_t stride_d = sink.partial ? (sink.dims > 1) : sink.stride_d;
   const bool add = sink.add && !sink.partial;
+  const bool plain = !sink.total && sink.dims == dims && stride_d == 1 && !add && !components.log_weights.present();
+  const int64_t quads = plain && kLanes<T> >= 4 ? chunk.count / 4 * 4 : 0, whole_dims = dims / 4 * 4;
+  for (int64_t j = 0; j < quads; j += 4) {
+    const T* lane = gradient + j / kLanes<T> * dims * kLanes<T> + j % kLanes<T>;
+    for (int64_t d = 0; d < whole_dims; d += 4)
+      transpose4(lane + d * kLanes<T>, kLanes<T>, out + (chunk.first + j) * stride_i + d, stride_i);
+  }
   for (int64_t j = 0; j < chunk.count; ++j) {
     const int64_t i = chunk.first + j;
     const T* lane = gradient + j / kLanes<T> * dims * kLanes<T> + j % kLanes<T>;
@@ -71,7 +78,7 @@ void put(const Sink<T>& sink, const MixturePlan& plan, const Components<T>& comp
       for (int64_t d = 0; d < dims && !silent; ++d) sum += static_cast<double>(lane[d * kLanes<T>]);
       out[i * stride_i] = static_cast<T>(sum) + (add ? out[i * stride_i] : T(0));
     } else {
-      for (int64_t d = 0; d < dims; ++d) {
+      for (int64_t d = j < quads ? whole_dims : 0; d < dims; ++d) {
         T& element = out[i * stride_i + d * stride_d];
         element = (silent ? T(0) : lane[d * kLanes<T>]) + (add ? element : T(0));
       }
