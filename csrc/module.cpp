@@ -8,6 +8,9 @@
 #include <utility>
 #include <vector>
 
+#if defined(PYKERNELS_CUDA)
+#include "core/cuda_device.h"
+#endif
 #include "mixture/mixture.h"
 
 namespace py = pybind11;
@@ -134,6 +137,10 @@ py::dict built() {
   facts["openmp"] = "none: one thread";
 #endif
   facts["cuda"] = PYKERNELS_CUDA_ARCHITECTURES;
+#if defined(PYKERNELS_CUDA)
+  const CudaDevices devices = cuda_devices();
+  facts["cuda devices"] = devices.problem ? std::string(devices.problem) : std::to_string(devices.count);
+#endif
   return facts;
 }
 
