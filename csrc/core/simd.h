@@ -46,7 +46,7 @@ template <> struct Float<float> {
   static constexpr int mantissa_bits = 23;
   static constexpr int bias = 127;
   static constexpr float lowest = -3.402823466e+38f;
-  static constexpr float smallest_normal = 1.175494351e-38f;
+  static constexpr float large = 0x1p40f;  // three multiplied stay finite
   static constexpr float infinity = __builtin_inff();
   static constexpr float round_to_int = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 };
@@ -55,7 +55,7 @@ template <> struct Float<double> {
   static constexpr int mantissa_bits = 52;
   static constexpr int bias = 1023;
   static constexpr double lowest = -1.7976931348623157e+308;
-  static constexpr double smallest_normal = 2.2250738585072014e-308;
+  static constexpr double large = 0x1p300;
   static constexpr double infinity = __builtin_inf();
   static constexpr double round_to_int = 6755399441055744.0;  // 1.5 * 2^52
 };
@@ -153,16 +153,16 @@ template <> struct QuadOf<float> { typedef float type __attribute__((vector_size
 template <> struct QuadOf<double> { typedef double type __attribute__((vector_size(32))); };
 template <class T> using Quad = typename QuadOf<T>::type;
 
-// to[j * to_stride + i] = from[i * from_stride + j] for 0 <= i, j < 4.
-template <class T> PYKERNELS_INLINE void transpose4(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+// to[j][i] = from[i][j] for 0 <= i, j < 4.
+template <class T> PYKERNELS_INLINE void transpose4(const T* const (&from)[4], T* const (&to)[4]) {
   Quad<T> row[4];
-  for (int i = 0; i < 4; ++i) std::memcpy(&row[i], from + i * from_stride, sizeof row[i]);
+  for (int i = 0; i < 4; ++i) std::memcpy(&row[i], from[i], sizeof row[i]);
   const Quad<T> low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
   const Quad<T> low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
   const Quad<T> column[4] = {
       __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
       __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
-  for (int j = 0; j < 4; ++j) std::memcpy(to + j * to_stride, &column[j], sizeof column[j]);
+  for (int j = 0; j < 4; ++j) std::memcpy(to[j], &column[j], sizeof column[j]);
 }
 
 // Horner's rule; coefficients from the highest power down.

@@ -24,6 +24,8 @@ template <class T> struct View {
 template <class T> struct Components {
   View<T> loc, scale, log_weights;
   int64_t count, dims;
+  const int32_t* order;  // the sequence in which to take them; null: as they come
+  int64_t index(int64_t i) const { return order ? order[i] : i; }
 };
 
 // Vectors of components, each array [vectors][dims][lanes] or [vectors][lanes]. A lane that holds no component, or an absent
@@ -58,31 +60,38 @@ template <class T> Chunk<T> take_chunk(Arena& arena, int64_t dims, int64_t capac
 }
 
 template <class T> bool absent(const Components<T>& components, int64_t i) {
-  return components.log_weights.present() && components.log_weights.at(i, 0) == -Float<T>::infinity;
+  return components.log_weights.present() && components.log_weights.at(components.index(i), 0) == -Float<T>::infinity;
 }
 
-// Turns the scales of one vector of components into precisions and normalisers. Logarithms are expensive, so the mantissas
-// of the scales are multiplied and one logarithm is taken of the product, while the exponents add up exactly.
+// Turns the scales of one vector of components into precisions and normalisers. Logarithms are expensive: the scales are
+// multiplied, with their exponents taken out and added up after every third, and one logarithm is taken of the product.
 template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, Vector<T> log2_weight) {
   const int64_t dims = chunk.dims, at = v * dims * kLanes<T>;
-  const Vector<T> smallest = splat(Float<T>::smallest_normal), largest = splat(-Float<T>::lowest);
+  const Vector<T> smallest = splat(T(1) / Float<T>::large), largest = splat(Float<T>::large);
   Vector<T> exponent{}, product = splat(T(1));
-  unsigned awkward = 0;  // some scale is not a positive normal number
+  unsigned awkward = 0;  // some scale is NaN, not positive, or so far from 1 that three in a row may overflow
+  int unsplit = 0;
   for (int64_t d = 0; d < dims; ++d) {
     const int64_t o = at + d * kLanes<T>;
     const Vector<T> scale = load(chunk.scale + o);
     awkward |= not_le(smallest, scale) | not_le(scale, largest);
     store(chunk.precision + o, half_precision<T>(scale));
-    Vector<T> mantissa = scale;
-    const Vector<T> e = split_exponent<T>(mantissa);
-    exponent += e;
-    product *= mantissa;
-    if (d % 64 == 63) exponent += split_exponent<T>(product);
-    if (chunk.marginal_constant)
-      store(chunk.marginal_constant + o, log2_weight - (e + log2_mantissa<T>(mantissa)) - static_cast<T>(kHalfLog2TwoPi));
+    product *= scale;
+    if (++unsplit == 3) {
+      exponent += split_exponent<T>(product);
+      unsplit = 0;
+    }
   }
   exponent += split_exponent<T>(product);
   Vector<T> log2_scale = exponent + log2_mantissa<T>(product);
+  if (chunk.marginal_constant) {
+    for (int64_t d = 0; d < dims; ++d) {
+      Vector<T> mantissa = load(chunk.scale + at + d * kLanes<T>);
+      const Vector<T> e = split_exponent<T>(mantissa);
+      store(chunk.marginal_constant + at + d * kLanes<T>,
+            log2_weight - (e + log2_mantissa<T>(mantissa)) - static_cast<T>(kHalfLog2TwoPi));
+    }
+  }
   if (__builtin_expect(awkward != 0, 0)) {
     for (int lane = 0; lane < kLanes<T>; ++lane) {
       double total = 0;
@@ -99,15 +108,24 @@ template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, Vector<T> l
   store(chunk.constant + v * kLanes<T>, log2_weight - log2_scale - static_cast<T>(static_cast<double>(dims) * kHalfLog2TwoPi));
 }
 
-// Components first, first + 1, .. as lanes: lanes[d][lane], for `count` <= kLanes of them.
-template <class T> void gather_lanes(const View<T>& tensor, int64_t first, int64_t count, int64_t dims, T* lanes) {
-  const int64_t quads = tensor.stride_d == 1 ? count / 4 * 4 : 0, whole_dims = dims / 4 * 4;
+// Components first, first + 1, .. as lanes: lanes[d][lane], for `count` <= kLanes of them. Where dims is not a multiple of
+// four the last block of four overlaps the one before.
+template <class T>
+void gather_lanes(const Components<T>& components, const View<T>& tensor, int64_t first, int64_t count, T* lanes) {
+  const int64_t dims = components.dims, quads = tensor.stride_d == 1 && dims >= 4 ? count / 4 * 4 : 0;
   for (int64_t lane = 0; lane < quads; lane += 4) {
-    const T* from = tensor.data + (first + lane) * tensor.stride_i;
-    for (int64_t d = 0; d < whole_dims; d += 4) transpose4(from + d, tensor.stride_i, lanes + d * kLanes<T> + lane, kLanes<T>);
+    const T* from[4];
+    for (int j = 0; j < 4; ++j) from[j] = tensor.data + components.index(first + lane + j) * tensor.stride_i;
+    for (int64_t block = 0; block < dims; block += 4) {
+      const int64_t d = at_most(block, dims - 4);
+      T* const to = lanes + d * kLanes<T> + lane;
+      transpose4<T>({from[0] + d, from[1] + d, from[2] + d, from[3] + d}, {to, to + kLanes<T>, to + 2 * kLanes<T>, to + 3 * kLanes<T>});
+    }
   }
-  for (int64_t lane = 0; lane < count; ++lane)
-    for (int64_t d = lane < quads ? whole_dims : 0; d < dims; ++d) lanes[d * kLanes<T> + lane] = tensor.at(first + lane, d);
+  for (int64_t lane = quads; lane < count; ++lane) {
+    const int64_t i = components.index(first + lane);
+    for (int64_t d = 0; d < dims; ++d) lanes[d * kLanes<T> + lane] = tensor.at(i, d);
+  }
 }
 
 template <class T> void pack_components(const Components<T>& components, int64_t first, int64_t count, Chunk<T>& chunk) {
@@ -120,8 +138,8 @@ template <class T> void pack_components(const Components<T>& components, int64_t
     T* const loc = chunk.loc + v * dims * kLanes<T>;
     T* const scale = chunk.scale + v * dims * kLanes<T>;
     const int64_t start = v * kLanes<T>, held = at_most(kLanes<T>, count - start);
-    gather_lanes(components.loc, first + start, held, dims, loc);
-    gather_lanes(components.scale, first + start, held, dims, scale);
+    gather_lanes(components, components.loc, first + start, held, loc);
+    gather_lanes(components, components.scale, first + start, held, scale);
     Vector<T> log2_weight = splat(uniform);
     for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
       const bool empty = lane >= held || absent(components, first + start + lane);
@@ -132,7 +150,7 @@ template <class T> void pack_components(const Components<T>& components, int64_t
         }
         log2_weight[lane] = -Float<T>::infinity;
       } else if (components.log_weights.present()) {
-        log2_weight[lane] = components.log_weights.at(first + start + lane, 0) * static_cast<T>(kLog2E);
+        log2_weight[lane] = components.log_weights.at(components.index(first + start + lane), 0) * static_cast<T>(kLog2E);
       }
     }
     pack_normalisers(chunk, v, log2_weight);

@@ -59,13 +59,17 @@ void put(const Sink<T>& sink, const MixturePlan& plan, const Components<T>& comp
   const int64_t stride_d = sink.partial ? (sink.dims > 1) : sink.stride_d;
   const bool add = sink.add && !sink.partial;
   const bool plain = !sink.total && sink.dims == dims && stride_d == 1 && !add && !components.log_weights.present();
-  const int64_t quads = plain && kLanes<T> >= 4 ? chunk.count / 4 * 4 : 0, whole_dims = dims / 4 * 4;
+  const int64_t quads = plain && dims >= 4 && kLanes<T> >= 4 ? chunk.count / 4 * 4 : 0;
   for (int64_t j = 0; j < quads; j += 4) {
     const T* lane = gradient + j / kLanes<T> * dims * kLanes<T> + j % kLanes<T>;
-    for (int64_t d = 0; d < whole_dims; d += 4)
-      transpose4(lane + d * kLanes<T>, kLanes<T>, out + (chunk.first + j) * stride_i + d, stride_i);
+    for (int64_t block = 0; block < dims; block += 4) {  // the last block may overlap the one before
+      const int64_t d = at_most(block, dims - 4);
+      const T* const from = lane + d * kLanes<T>;
+      T* const to = out + (chunk.first + j) * stride_i + d;
+      transpose4<T>({from, from + kLanes<T>, from + 2 * kLanes<T>, from + 3 * kLanes<T>}, {to, to + stride_i, to + 2 * stride_i, to + 3 * stride_i});
+    }
   }
-  for (int64_t j = 0; j < chunk.count; ++j) {
+  for (int64_t j = quads; j < chunk.count; ++j) {
     const int64_t i = chunk.first + j;
     const T* lane = gradient + j / kLanes<T> * dims * kLanes<T> + j % kLanes<T>;
     // An absent component has no gradient, not even a NaN row's.
@@ -78,7 +82,7 @@ void put(const Sink<T>& sink, const MixturePlan& plan, const Components<T>& comp
       for (int64_t d = 0; d < dims && !silent; ++d) sum += static_cast<double>(lane[d * kLanes<T>]);
       out[i * stride_i] = static_cast<T>(sum) + (add ? out[i * stride_i] : T(0));
     } else {
-      for (int64_t d = j < quads ? whole_dims : 0; d < dims; ++d) {
+      for (int64_t d = 0; d < dims; ++d) {
         T& element = out[i * stride_i + d * stride_d];
         element = (silent ? T(0) : lane[d * kLanes<T>]) + (add ? element : T(0));
       }

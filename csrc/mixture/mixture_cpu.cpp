@@ -1,6 +1,6 @@
 // The CPU kernels. Compiled once per instruction set: PYKERNELS_ISA names it, the compiler's flags choose it.
 #include "mixture/cpu_backward_tasks.h"
-#include "mixture/cpu_forward.h"
+#include "mixture/cpu_forward_tasks.h"
 #include "mixture/mixture.h"
 
 #define PYKERNELS_JOIN_(a, b) a##b
@@ -19,7 +19,7 @@ template <class T> View<T> view(const BatchShape& batch, const StridedTensor& te
 
 template <class T> Components<T> components_of(const MixtureProblem& problem, int64_t index) {
   return {view<T>(problem.batch, problem.loc, index), view<T>(problem.batch, problem.scale, index),
-          view<T>(problem.batch, problem.log_weights, index), problem.components, problem.dims};
+          view<T>(problem.batch, problem.log_weights, index), problem.components, problem.dims, nullptr};
 }
 
 template <class T> const T* part(const void* contiguous, int64_t offset) {
@@ -73,10 +73,10 @@ template <class T> struct ForwardMemories {
 template <class T> void take_forward_memories(Arena& arena, const MixtureForward& args, const ForwardPlan& plan, int threads, ForwardMemories<T>& memories) {
   for (int copy = 0; copy < plan.layout.copies; ++copy) {
     memories.problem[copy] = arena;
-    take_forward<T>(arena, plan.plan, args.problem.rows, args.problem.dims, args.joint, args.marginal);
+    take_forward<T>(arena, plan.plan, args.problem.rows, args.problem.components, args.problem.dims, args.joint, args.marginal);
   }
   for (int thread = 0; thread < threads; ++thread)
-    memories.scratch[thread] = take_forward_scratch<T>(arena, args.problem.dims, args.joint, args.marginal);
+    memories.scratch[thread] = take_forward_scratch<T>(arena, args.problem.rows, args.problem.components, args.problem.dims, args.joint, args.marginal);
 }
 
 template <class T> int64_t forward_workspace(const MixtureForward& args, int threads) {

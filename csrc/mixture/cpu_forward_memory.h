@@ -1,0 +1,94 @@
+// What a forward pass works on: the problem of one batch element, its memory, and the scratch of one thread.
+#pragma once
+
+#include "mixture/cpu_forward.h"
+
+namespace pykernels {
+namespace {
+
+constexpr int64_t kLeaf = 128;  // components that are skipped together
+constexpr int kMostKeyBits = 16;
+constexpr int64_t kProbeComponents = 1024, kProbePieces = 64;
+
+template <class T> int64_t forward_capacity(int64_t dims, bool marginal) {
+  return chunk_capacity<T>(dims, marginal ? 3 : 2, 96 << 10);
+}
+
+// Below this size a probe would cost more than a few percent of the plain pass.
+template <class T> bool skipping_possible(int64_t rows, int64_t components, int64_t dims) {
+  const double slots = static_cast<double>(rows) * static_cast<double>(components) * (2.0 * static_cast<double>(dims) + 5);
+  return rows >= 256 && components >= 16384 && components < INT32_MAX && slots >= 4e8 &&
+         forward_capacity<T>(dims, false) * kLanes<T> >= kLeaf;
+}
+
+// Enough for any but a lopsided tree of boxes.
+static inline int64_t most_leaves(int64_t components) { return 4 * ceil_div(components, kLeaf) + kProbeComponents; }
+
+// One batch element.
+template <class T> struct ForwardProblem {
+  Components<T> components;
+  View<T> value;
+  int64_t rows;
+  T* joint;     // null: not asked for
+  T* marginal;  // null: not asked for
+};
+
+template <class T> struct SkipMemory {
+  uint16_t* keys;       // [components]: cells
+  int32_t* order;       // [components]; null where skipping is out of the question
+  int32_t* cell_end;    // [1 + cells]
+  int32_t* place;       // [cells]
+  int32_t* leaf_start;  // [leaves + 1], in terms of the order
+  T* boxes;             // [leaves][3 * dims + 1]: lowest and highest loc, lowest precision, highest constant
+  T* probe;             // [kProbePieces][kGroup]
+  T* lower;             // [groups][kGroup]: a lower bound of each row's log-sum-exp, in base 2
+};
+
+template <class T> struct ForwardMemory {
+  T* rows;            // [groups][dims][kGroup]
+  Running* joint;     // [splits][groups]
+  Running* marginal;  // [splits][groups][dims]
+  SkipMemory<T> skip;
+};
+
+template <class T>
+ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t rows, int64_t components, int64_t dims, bool joint, bool marginal) {
+  const int64_t groups = ceil_div(rows, kGroup);
+  ForwardMemory<T> memory{};
+  memory.rows = take<T>(arena, groups * dims * kGroup);
+  memory.joint = joint ? take<Running>(arena, plan.splits * groups) : nullptr;
+  memory.marginal = marginal ? take<Running>(arena, plan.splits * groups * dims) : nullptr;
+  if (!marginal && skipping_possible<T>(rows, components, dims)) {
+    const int64_t leaves = most_leaves(components);
+    memory.skip.keys = take<uint16_t>(arena, components);
+    memory.skip.order = take<int32_t>(arena, components);
+    memory.skip.cell_end = take<int32_t>(arena, (1 << kMostKeyBits) + 1);
+    memory.skip.place = take<int32_t>(arena, 1 << kMostKeyBits);
+    memory.skip.leaf_start = take<int32_t>(arena, leaves + 1);
+    memory.skip.boxes = take<T>(arena, leaves * (3 * dims + 1));
+    memory.skip.probe = take<T>(arena, kProbePieces * kGroup);
+    memory.skip.lower = take<T>(arena, groups * kGroup);
+  }
+  return memory;
+}
+
+template <class T> struct ForwardScratch {
+  Chunk<T> chunk;
+  T* squared;  // [vectors][kGroup][lanes]
+  T* picked;   // [dims][kGroup]: rows chosen from several groups
+  T* bounds;   // [leaves][kGroup]
+};
+
+template <class T> ForwardScratch<T> take_forward_scratch(Arena& arena, int64_t rows, int64_t components, int64_t dims, bool joint, bool marginal) {
+  const int64_t capacity = forward_capacity<T>(dims, marginal);
+  ForwardScratch<T> scratch;
+  scratch.picked = take<T>(arena, dims * kGroup);
+  scratch.chunk = take_chunk<T>(arena, dims, capacity, marginal);
+  scratch.squared = joint && marginal ? take<T>(arena, capacity * kGroup * kLanes<T>) : nullptr;
+  const bool skipping = !marginal && skipping_possible<T>(rows, components, dims);
+  scratch.bounds = skipping ? take<T>(arena, most_leaves(components) * kGroup) : nullptr;
+  return scratch;
+}
+
+}  // namespace
+}  // namespace pykernels

@@ -1,0 +1,90 @@
+// The forward pass of one batch element: rows packed, tasks run, partial results merged.
+#pragma once
+
+#include "mixture/cpu_skip.h"
+
+namespace pykernels {
+namespace {
+
+// The components of one split for the rows of one block.
+template <class T>
+void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, const ForwardMemory<T>& memory, int64_t task,
+                  ForwardScratch<T>& scratch, Interrupt& interrupt, int thread) {
+  const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
+  const int64_t split = task % plan.splits, block = task / plan.splits;
+  const int64_t first_group = block * plan.rows_per_block / kGroup;
+  const int64_t last_group = at_most(groups, first_group + plan.rows_per_block / kGroup);
+  const int64_t last = at_most(problem.components.count, (split + 1) * plan.components_per_split);
+  Running* joint = memory.joint + (memory.joint ? split * groups : 0);
+  Running* marginal = memory.marginal + (memory.marginal ? split * groups * dims : 0);
+  if (joint) start<T>(joint + first_group, last_group - first_group);
+  if (marginal) start<T>(marginal + first_group * dims, (last_group - first_group) * dims);
+
+  const int64_t step = scratch.chunk.capacity * kLanes<T>;
+  for (int64_t first = split * plan.components_per_split; first < last && !interrupted(interrupt, thread); first += step) {
+    pack_components(problem.components, first, at_most(step, last - first), scratch.chunk);
+    for (int64_t group = first_group; group < last_group; ++group) {
+      const T* rows = memory.rows + group * dims * kGroup;
+      if (!marginal) {
+        add_joint<T, false>(scratch.chunk, rows, nullptr, joint[group]);
+      } else if (!joint) {
+        add_marginals<T, false>(scratch.chunk, rows, marginal + group * dims, nullptr);
+      } else {
+        add_marginals<T, true>(scratch.chunk, rows, marginal + group * dims, scratch.squared);
+        add_joint<T, true>(scratch.chunk, rows, scratch.squared, joint[group]);
+      }
+    }
+  }
+}
+
+// Merges the splits of one group of rows, in their order, into the results.
+template <class T>
+void finish_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, const ForwardMemory<T>& memory, int64_t group) {
+  const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
+  const int64_t rows = at_most(kGroup, problem.rows - group * kGroup);
+  for (int64_t k = 0; k < rows; ++k) {
+    const int64_t row = group * kGroup + k;
+    if (problem.joint)
+      problem.joint[row] = static_cast<T>(log_of_splits(memory.joint + group, plan.splits, groups, static_cast<int>(k)));
+    for (int64_t d = 0; problem.marginal && d < dims; ++d)
+      problem.marginal[row * dims + d] =
+          static_cast<T>(log_of_splits(memory.marginal + group * dims + d, plan.splits, groups * dims, static_cast<int>(k)));
+  }
+}
+
+template <class T>
+void run_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, Arena memory_arena, ForwardScratch<T>* scratch,
+                 int threads, Interrupt& interrupt) {
+  const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
+  const ForwardMemory<T> memory = take_forward<T>(memory_arena, plan, problem.rows, problem.components.count, dims, problem.joint, problem.marginal);
+  const int64_t tasks = plan.splits * plan.row_blocks;
+  if (tasks == 1) threads = 1;
+  const int64_t blocks = at_most(groups, 4 * threads);
+  parallel_tasks(blocks, threads, interrupt, [&](int64_t block, int) {
+    for (int64_t group = block * groups / blocks; group < (block + 1) * groups / blocks; ++group)
+      pack_rows(problem.value, problem.rows, dims, group, memory.rows);
+  });
+  const bool skipping = memory.skip.order && skipping_pays(problem, memory, scratch, threads, interrupt);
+  Components<T> ordered = problem.components;
+  int64_t leaves = 0;
+  if (skipping) {
+    leaves = bound_leaves(ordered, kLeaf, most_leaves(ordered.count), memory.skip, scratch, threads, interrupt);
+    parallel_tasks(groups, threads, interrupt, [&](int64_t group, int thread) {
+      bound_group(ordered, leaves, memory.rows + group * dims * kGroup, memory.skip, group, scratch[thread]);
+    });
+  }
+  parallel_tasks(tasks, threads, interrupt, [&](int64_t task, int thread) {
+    if (skipping) {
+      skipping_task(problem, ordered, leaves, plan, memory, task, scratch[thread], interrupt, thread);
+    } else {
+      forward_task(problem, plan, memory, task, scratch[thread], interrupt, thread);
+    }
+  });
+  parallel_tasks(blocks, threads, interrupt, [&](int64_t block, int) {
+    for (int64_t group = block * groups / blocks; group < (block + 1) * groups / blocks; ++group)
+      finish_forward(problem, plan, memory, group);
+  });
+}
+
+}  // namespace
+}  // namespace pykernels

@@ -1,0 +1,222 @@
+// Forward pass for encodings that overlap little: components are put in spatial order, cut into leaves, and a leaf is left
+// out for every row that it cannot matter to. The result is the same in the working precision: what is left out is, in sum,
+// less than 2^-(mantissa + 3) of what is kept. A probe on a sample of the data decides whether it pays.
+#pragma once
+
+#include "mixture/cpu_order.h"
+
+namespace pykernels {
+namespace {
+
+// Bounds of the components in the chunk. One NaN among them makes the constant NaN: such a leaf is never left out.
+template <class T> void bound_leaf(const Chunk<T>& chunk, T* box) {
+  const int64_t dims = chunk.dims;
+  const Vector<T> infinity = splat(Float<T>::infinity);
+  Vector<T> highest = -infinity, poison{};
+  for (int64_t v = 0; v < chunk.vectors; ++v) {
+    const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
+    highest = constant > highest ? constant : highest;
+    poison += constant == constant ? poison : constant;
+  }
+  for (int64_t d = 0; d < dims; ++d) {
+    Vector<T> low = infinity, high = -infinity, precision = infinity;
+    for (int64_t v = 0; v < chunk.vectors; ++v) {
+      const int64_t o = (v * dims + d) * kLanes<T>;
+      const Vector<T> m = load(chunk.loc + o), w = load(chunk.precision + o);
+      const Bits<T> there = load(chunk.constant + v * kLanes<T>) != -infinity;
+      low = (m < low) & there ? m : low;
+      high = (m > high) & there ? m : high;
+      precision = (w < precision) & there ? w : precision;
+      poison += (m == m) & (w == w) ? Vector<T>{} : m + w;
+    }
+    box[d] = -max_lane<T>(-low);
+    box[dims + d] = max_lane<T>(high);
+    box[2 * dims + d] = -max_lane<T>(-precision);
+  }
+  box[3 * dims] = max_lane<T>(highest) + (sum(poison) == 0 ? T(0) : sum(poison));
+}
+
+// Upper bounds of every exponent that a leaf gives kGroup rows.
+template <class T> PYKERNELS_INLINE void bound_rows(const T* box, const T* rows, int64_t dims, T (&bound)[kGroup]) {
+  for (int k = 0; k < kGroup; ++k) bound[k] = box[3 * dims];
+  for (int64_t d = 0; d < dims; ++d) {
+    const T low = box[d], high = box[dims + d], precision = box[2 * dims + d];
+    for (int k = 0; k < kGroup; ++k) {
+      const T z = rows[d * kGroup + k], under = low - z, over = z - high;
+      T outside = under > over ? under : over;
+      outside = outside > 0 ? outside : T(0);
+      bound[k] -= outside * outside * precision;
+    }
+  }
+}
+
+// A lower bound of the log-sum-exp of each row in a group: the largest exponent among its most promising leaves. They are
+// tried until none is left that could hold a larger one, or a few have been.
+template <class T>
+void bound_group(const Components<T>& ordered, int64_t leaves, const T* rows, const SkipMemory<T>& memory, int64_t group, ForwardScratch<T>& scratch) {
+  constexpr int kTries = 6;
+  const int64_t dims = ordered.dims;
+  T* const lower = memory.lower + group * kGroup;
+  for (int64_t l = 0; l < leaves; ++l) {
+    T bound[kGroup];
+    bound_rows(memory.boxes + l * (3 * dims + 1), rows, dims, bound);
+    memcpy(scratch.bounds + l * kGroup, bound, sizeof bound);
+  }
+  for (int k = 0; k < kGroup; ++k) lower[k] = -Float<T>::infinity;
+  for (int k = 0; k < kGroup; ++k) {
+    for (int attempt = 0; attempt < kTries; ++attempt) {
+      int64_t best = 0;
+      for (int64_t l = 1; l < leaves; ++l) best = scratch.bounds[l * kGroup + k] > scratch.bounds[best * kGroup + k] ? l : best;
+      if (!(scratch.bounds[best * kGroup + k] > lower[k])) break;
+      for (int j = k; j < kGroup; ++j)
+        if (j == k || scratch.bounds[best * kGroup + j] > lower[j]) scratch.bounds[best * kGroup + j] = -Float<T>::infinity;
+      const int64_t first = memory.leaf_start[best];
+      pack_components(ordered, first, memory.leaf_start[best + 1] - first, scratch.chunk);
+      for (int64_t v = 0; v < scratch.chunk.vectors; ++v) {
+        Vector<T> square[kGroup];
+        squared_distances(scratch.chunk, v, rows, square);
+        for (int j = k; j < kGroup; ++j) {
+          const Vector<T> x = load(scratch.chunk.constant + v * kLanes<T>) - square[j];
+          if (!not_le(x, splat(-Float<T>::lowest))) lower[j] = static_cast<T>(at_least_real(max_lane<T>(x), lower[j]));
+        }
+      }
+    }
+  }
+}
+
+// Puts the components in order and bounds each leaf of them; returns the number of leaves.
+template <class T>
+int64_t bound_leaves(Components<T>& components, int64_t leaf, int64_t most, const SkipMemory<T>& memory, ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
+  const int64_t leaves = order_components(components, leaf, most, memory, threads, interrupt), dims = components.dims;
+  components.order = memory.order;
+  parallel_tasks(leaves, threads, interrupt, [&](int64_t l, int thread) {
+    pack_components(components, memory.leaf_start[l], memory.leaf_start[l + 1] - memory.leaf_start[l], scratch[thread].chunk);
+    bound_leaf(scratch[thread].chunk, memory.boxes + l * (3 * dims + 1));
+  });
+  return leaves;
+}
+
+// An exponent this far under a row's log-sum-exp cannot matter to it, nor can all of them together.
+template <class T> T negligible_gap(int64_t components) {
+  return static_cast<T>(Float<T>::mantissa_bits + 4 + ::ceil(::log2(static_cast<double>(components))));
+}
+
+// Which rows of a group a leaf may matter to, as bits. A bound that is NaN or infinite says yes.
+template <class T>
+PYKERNELS_INLINE unsigned rows_reached(const T* box, const T* rows, int64_t dims, const T* lower, T gap) {
+  T bound[kGroup];
+  bound_rows(box, rows, dims, bound);
+  unsigned reached = 0;
+  for (int k = 0; k < kGroup; ++k) reached |= static_cast<unsigned>(!(bound[k] < lower[k] - gap)) << k;
+  return reached;
+}
+
+// Sets lower[k] to the largest exponent that row k of a group has anywhere.
+template <class T>
+void largest_exponents(const Components<T>& components, const T* rows, T* partial, T* lower, ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
+  const int64_t n = components.count, piece_size = round_up(ceil_div(n, kProbePieces), kLeaf);
+  parallel_tasks(kProbePieces, threads, interrupt, [&](int64_t piece, int thread) {
+    Chunk<T>& chunk = scratch[thread].chunk;
+    Vector<T> largest[kGroup];
+    for (int k = 0; k < kGroup; ++k) largest[k] = splat(-Float<T>::infinity);
+    const int64_t last = at_most(n, (piece + 1) * piece_size), step = chunk.capacity * kLanes<T>;
+    for (int64_t first = piece * piece_size; first < last; first += step) {
+      pack_components(components, first, at_most(step, last - first), chunk);
+      for (int64_t v = 0; v < chunk.vectors; ++v) {
+        Vector<T> x[kGroup];
+        squared_distances(chunk, v, rows, x);
+        for (int k = 0; k < kGroup; ++k) {
+          x[k] = load(chunk.constant + v * kLanes<T>) - x[k];
+          largest[k] = x[k] > largest[k] ? x[k] : largest[k];
+        }
+      }
+    }
+    for (int k = 0; k < kGroup; ++k) partial[piece * kGroup + k] = max_lane<T>(largest[k]);
+  });
+  for (int k = 0; k < kGroup; ++k) lower[k] = partial[k];
+  for (int64_t piece = 1; piece < kProbePieces; ++piece)
+    for (int k = 0; k < kGroup; ++k) lower[k] = partial[piece * kGroup + k] > lower[k] ? partial[piece * kGroup + k] : lower[k];
+}
+
+// Whether most leaves are out of reach of most rows: of kGroup rows, and of leaves that are as many as the whole would have
+// but hold fewer components.
+template <class T>
+bool skipping_pays(const ForwardProblem<T>& problem, const ForwardMemory<T>& memory, ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
+  constexpr double kReached = 0.4;
+  Components<T> sample = problem.components;
+  const int64_t dims = sample.dims, step = sample.count / kProbeComponents;
+  sample.count = kProbeComponents;
+  sample.loc.stride_i *= step;
+  sample.scale.stride_i *= step;
+  sample.log_weights.stride_i *= step;
+  T lower[kGroup];
+  T* const rows = scratch->picked;
+  for (int k = 0; k < kGroup; ++k)
+    for (int64_t d = 0; d < dims; ++d) rows[d * kGroup + k] = problem.value.at(k * problem.rows / kGroup, d);
+  largest_exponents(problem.components, rows, memory.skip.probe, lower, scratch, threads, interrupt);
+
+  const int64_t leaves = bound_leaves(sample, at_least(4, kLeaf / step), most_leaves(problem.components.count), memory.skip, scratch, 1, interrupt);
+  const T gap = negligible_gap<T>(problem.components.count);
+  int64_t reached = 0;
+  for (int64_t l = 0; l < leaves; ++l)
+    reached += __builtin_popcount(rows_reached(memory.skip.boxes + l * (3 * dims + 1), rows, dims, lower, gap));
+  return static_cast<double>(reached) < kReached * static_cast<double>(leaves * kGroup);
+}
+
+// The leaves of one split for the rows of one block.
+template <class T>
+void skipping_task(const ForwardProblem<T>& problem, const Components<T>& ordered, int64_t leaves, const MixturePlan& plan, const ForwardMemory<T>& memory,
+                   int64_t task, ForwardScratch<T>& scratch, Interrupt& interrupt, int thread) {
+  const int64_t dims = ordered.dims, groups = ceil_div(problem.rows, kGroup);
+  const int64_t split = task % plan.splits, block = task / plan.splits;
+  const int64_t first_group = block * plan.rows_per_block / kGroup;
+  const int64_t last_group = at_most(groups, first_group + plan.rows_per_block / kGroup);
+  const T gap = negligible_gap<T>(ordered.count);
+  Running* const state = memory.joint + split * groups;
+  start<T>(state + first_group, last_group - first_group);
+  for (int64_t group = first_group; group < last_group; ++group)
+    for (int k = 0; k < kGroup; ++k)
+      if (memory.skip.lower[group * kGroup + k] > Float<T>::lowest)
+        state[group].reference[k] = static_cast<double>(memory.skip.lower[group * kGroup + k]);
+
+  T* const picked = scratch.picked;  // rows that the leaf reaches, from any group, side by side
+  int64_t source[kGroup];
+  for (int64_t l = split * leaves / plan.splits; l < (split + 1) * leaves / plan.splits && !interrupted(interrupt, thread); ++l) {
+    const T* const box = memory.skip.boxes + l * (3 * dims + 1);
+    bool packed = false;
+    int held = 0;
+    const auto run = [&] {
+      if (!packed) pack_components(ordered, memory.skip.leaf_start[l], memory.skip.leaf_start[l + 1] - memory.skip.leaf_start[l], scratch.chunk);
+      packed = true;
+      Running together{};
+      for (int k = 0; k < held; ++k) {
+        together.reference[k] = state[source[k] / kGroup].reference[source[k] % kGroup];
+        together.total[k] = state[source[k] / kGroup].total[source[k] % kGroup];
+      }
+      for (int k = held; k < kGroup; ++k) {  // an incomplete group is filled up with its first row
+        together.reference[k] = together.reference[0];
+        for (int64_t d = 0; d < dims; ++d) picked[d * kGroup + k] = picked[d * kGroup];
+      }
+      add_joint<T, false>(scratch.chunk, picked, nullptr, together);
+      for (int k = 0; k < held; ++k) {
+        state[source[k] / kGroup].reference[source[k] % kGroup] = together.reference[k];
+        state[source[k] / kGroup].total[source[k] % kGroup] = together.total[k];
+      }
+      held = 0;
+    };
+    for (int64_t group = first_group; group < last_group; ++group) {
+      const T* const rows = memory.rows + group * dims * kGroup;
+      unsigned reached = rows_reached(box, rows, dims, memory.skip.lower + group * kGroup, gap);
+      for (; reached != 0; reached &= reached - 1) {
+        const int k = __builtin_ctz(reached);
+        for (int64_t d = 0; d < dims; ++d) picked[d * kGroup + held] = rows[d * kGroup + k];
+        source[held] = group * kGroup + k;
+        if (++held == kGroup) run();
+      }
+    }
+    if (held > 0) run();
+  }
+}
+
+}  // namespace
+}  // namespace pykernels
