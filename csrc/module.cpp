@@ -86,20 +86,22 @@ template <class Launch> void run(int threads, const Launch& launch) {
 
 // allocate(bytes) returns the address of memory that the caller keeps until the call is over.
 void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc, const Strided& scale,
-                      const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t marginal, const py::function& allocate,
-                      const std::string& variant_name, int threads) {
+                      const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t marginal, uintptr_t joint_log2,
+                      uintptr_t marginal_log2, const py::function& allocate, const std::string& variant_name, int threads) {
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureForward args{};
   args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
   args.joint = address(joint);
+  args.joint_log2 = address(joint_log2);
   args.marginal = address(marginal);
+  args.marginal_log2 = address(marginal_log2);
   args.workspace_bytes = variant.forward_workspace(args, threads);
   args.workspace = address(allocate(args.workspace_bytes).cast<uintptr_t>());
   run(threads, [&](CpuExecution execution) { return variant.forward(args, execution); });
 }
 
 void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
-                               const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t marginal,
+                               const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint_log2, uintptr_t marginal_log2,
                                uintptr_t grad_joint, uintptr_t grad_marginal, const std::optional<Strided>& grad_value,
                                const std::optional<Strided>& grad_loc, const std::optional<Strided>& grad_scale,
                                const std::optional<Strided>& grad_log_weights, const py::function& allocate,
@@ -107,8 +109,8 @@ void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, con
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureBackward args{};
   args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
-  args.joint = address(joint);
-  args.marginal = address(marginal);
+  args.joint_log2 = address(joint_log2);
+  args.marginal_log2 = address(marginal_log2);
   args.grad_joint = address(grad_joint);
   args.grad_marginal = address(grad_marginal);
   args.grad_value = strided(grad_value);

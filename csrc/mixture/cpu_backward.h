@@ -102,7 +102,7 @@ void add_gradients(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t g
         const Vector<T> e = splat(rows[d * kGroup + k]) - m;
         Vector<T> r{};
         if constexpr (kMarginal) {
-          const Vector<T> x = (constant - splat(up.marginal[row_d + k])) - add_weighted_square(e, w, Vector<T>{});
+          const Vector<T> x = (constant - add_weighted_square(e, w, Vector<T>{})) - splat(up.marginal[row_d + k]);
           r = exp2(x) * splat(up.grad_marginal[row_d + k]);
           mass += r;
         }

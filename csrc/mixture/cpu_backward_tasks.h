@@ -11,7 +11,7 @@ template <class T> struct BackwardProblem {
   Components<T> components;
   View<T> value;
   int64_t rows;
-  const T *joint, *marginal, *grad_joint, *grad_marginal;  // contiguous
+  const T *joint_log2, *marginal_log2, *grad_joint, *grad_marginal;  // contiguous
   T* grad_value;                                           // null: not asked for
   int64_t grad_stride_i, grad_stride_d;
   bool add_value;  // to what an earlier batch element left
@@ -47,10 +47,10 @@ BackwardMemory<T> take_backward(Arena& arena, const MixturePlan& plan, const Mix
 
 // A result of -inf contributes nothing: its upstream gradient is dropped, and the result becomes +lowest, next to which
 // every density is 0. An infinite coordinate is then taken as 0, lest 0 * inf make a NaN.
-template <class T> bool prepare(T result, T grad, T& base2, T& used) {
+template <class T> bool prepare(T result, T grad, T& result_used, T& grad_used) {
   const bool nothing = result == -Float<T>::infinity;
-  base2 = nothing ? -Float<T>::lowest : static_cast<T>(static_cast<double>(result) * kLog2E);
-  used = nothing ? T(0) : grad;
+  result_used = nothing ? -Float<T>::lowest : result;
+  grad_used = nothing ? T(0) : grad;
   return nothing;
 }
 
@@ -63,14 +63,14 @@ template <class T> void prepare_rows(const BackwardProblem<T>& problem, const Up
     bool joint_nothing = false;
     if (up.joint) {
       const int64_t o = group * kGroup + k;
-      joint_nothing = prepare(padding ? -Float<T>::infinity : problem.joint[row], padding ? T(0) : problem.grad_joint[row],
+      joint_nothing = prepare(padding ? -Float<T>::infinity : problem.joint_log2[row], padding ? T(0) : problem.grad_joint[row],
                               up.joint[o], up.grad_joint[o]);
     }
     for (int64_t d = 0; d < dims; ++d) {
       const int64_t o = (group * dims + d) * kGroup + k;
       bool nothing = joint_nothing || padding;
       if (up.marginal)
-        nothing |= prepare(padding ? -Float<T>::infinity : problem.marginal[row * dims + d],
+        nothing |= prepare(padding ? -Float<T>::infinity : problem.marginal_log2[row * dims + d],
                            padding ? T(0) : problem.grad_marginal[row * dims + d], up.marginal[o], up.grad_marginal[o]);
       if (nothing && !(up.rows[o] - up.rows[o] == 0)) up.rows[o] = 0;
     }

@@ -111,10 +111,11 @@ void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squa
       unsigned over = 0;
 #pragma GCC unroll 8
       for (int k = 0; k < kGroup; ++k) {
-        const Vector<T> q = add_weighted_square(m - splat(rows[d * kGroup + k]), w, Vector<T>{});
+        const Vector<T> e = m - splat(rows[d * kGroup + k]), q = add_weighted_square(e, w, Vector<T>{});
         if constexpr (kSquared) {
+          // Not + q: the joint backward pass must find the same bits.
           T* sum_over_dims = squared + (v * kGroup + k) * kLanes<T>;
-          store(sum_over_dims, d == 0 ? q : load(sum_over_dims) + q);
+          store(sum_over_dims, add_weighted_square(e, w, d == 0 ? Vector<T>{} : load(sum_over_dims)));
         }
         x[k] = (constant - splat(reference[k])) - q;
         over |= not_le(x[k], splat(T(kHeadroom)));
@@ -134,8 +135,8 @@ void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squa
   }
 }
 
-// ln of the sum over splits of total * 2^reference, for one row (or row and dimension): split s is at state[s * stride].
-PYKERNELS_INLINE double log_of_splits(const Running* state, int64_t splits, int64_t stride, int k) {
+// log2 of the sum over splits of total * 2^reference, for one row (or row and dimension): split s is at state[s * stride].
+PYKERNELS_INLINE double log2_of_splits(const Running* state, int64_t splits, int64_t stride, int k) {
   double top = state[0].reference[k], total = state[0].total[k];
   for (int64_t s = 1; s < splits; ++s) {
     const Running& other = state[s * stride];
@@ -148,7 +149,7 @@ PYKERNELS_INLINE double log_of_splits(const Running* state, int64_t splits, int6
       total += other.total[k] * ::exp2(at_least_real(gap, -1000));
     }
   }
-  return kLn2 * (top + ::log2(total));
+  return top + ::log2(total);
 }
 
 }  // namespace

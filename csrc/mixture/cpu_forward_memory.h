@@ -29,8 +29,8 @@ template <class T> struct ForwardProblem {
   Components<T> components;
   View<T> value;
   int64_t rows;
-  T* joint;     // null: not asked for
-  T* marginal;  // null: not asked for
+  T *joint, *joint_log2;        // null: not asked for
+  T *marginal, *marginal_log2;  // null: not asked for
 };
 
 template <class T> struct SkipMemory {

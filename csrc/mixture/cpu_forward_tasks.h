@@ -44,11 +44,16 @@ void finish_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, c
   const int64_t rows = at_most(kGroup, problem.rows - group * kGroup);
   for (int64_t k = 0; k < rows; ++k) {
     const int64_t row = group * kGroup + k;
-    if (problem.joint)
-      problem.joint[row] = static_cast<T>(log_of_splits(memory.joint + group, plan.splits, groups, static_cast<int>(k)));
-    for (int64_t d = 0; problem.marginal && d < dims; ++d)
-      problem.marginal[row * dims + d] =
-          static_cast<T>(log_of_splits(memory.marginal + group * dims + d, plan.splits, groups * dims, static_cast<int>(k)));
+    if (problem.joint) {
+      const double log2 = log2_of_splits(memory.joint + group, plan.splits, groups, static_cast<int>(k));
+      problem.joint[row] = static_cast<T>(kLn2 * log2);
+      problem.joint_log2[row] = static_cast<T>(log2);
+    }
+    for (int64_t d = 0; problem.marginal && d < dims; ++d) {
+      const double log2 = log2_of_splits(memory.marginal + group * dims + d, plan.splits, groups * dims, static_cast<int>(k));
+      problem.marginal[row * dims + d] = static_cast<T>(kLn2 * log2);
+      problem.marginal_log2[row * dims + d] = static_cast<T>(log2);
+    }
   }
 }
 

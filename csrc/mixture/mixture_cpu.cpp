@@ -25,6 +25,7 @@ template <class T> Components<T> components_of(const MixtureProblem& problem, in
 template <class T> const T* part(const void* contiguous, int64_t offset) {
   return contiguous ? static_cast<const T*>(contiguous) + offset : nullptr;
 }
+template <class T> T* part(void* contiguous, int64_t offset) { return contiguous ? static_cast<T*>(contiguous) + offset : nullptr; }
 
 // Memory of a call. Batch elements follow one another, each using all threads, unless each is a single task and no two
 // write to the same gradient: then threads take whole batch elements, each thread with memory of its own.
@@ -94,9 +95,10 @@ template <class T> Status forward(const MixtureForward& args, CpuExecution execu
   take_forward_memories(arena, args, plan, execution.threads, memories);
   if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
   return over_batch(plan.layout, batch_count(p.batch), execution, [&](int64_t index, int copy, int threads, Interrupt& interrupt) {
+    const int64_t row = index * p.rows;
     const ForwardProblem<T> problem{components_of<T>(p, index), view<T>(p.batch, p.value, index), p.rows,
-                                    const_cast<T*>(part<T>(args.joint, index * p.rows)),
-                                    const_cast<T*>(part<T>(args.marginal, index * p.rows * p.dims))};
+                                    part<T>(args.joint, row), part<T>(args.joint_log2, row),
+                                    part<T>(args.marginal, row * p.dims), part<T>(args.marginal_log2, row * p.dims)};
     run_forward(problem, plan.plan, memories.problem[copy], memories.scratch + copy, threads, interrupt);
   });
 }
@@ -143,7 +145,7 @@ template <class T> Status backward(const MixtureBackward& args, CpuExecution exe
     const StridedTensor& grad_value = args.grad_value;
     T* value_out = grad_value.data ? static_cast<T*>(grad_value.data) + batch_offset(p.batch, grad_value, index) : nullptr;
     const BackwardProblem<T> problem{components_of<T>(p, index), view<T>(p.batch, p.value, index), p.rows,
-                                     part<T>(args.joint, row), part<T>(args.marginal, row * p.dims),
+                                     part<T>(args.joint_log2, row), part<T>(args.marginal_log2, row * p.dims),
                                      part<T>(args.grad_joint, row), part<T>(args.grad_marginal, row * p.dims),
                                      value_out, grad_value.strides[p.batch.ndim], grad_value.strides[p.batch.ndim + 1],
                                      seen_before(p.batch, grad_value, index)};

@@ -1,0 +1,218 @@
+"""Argument checks, in words: what was required, what came, and the likely remedy."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+
+_NATIVE = (torch.float32, torch.float64)
+_FLOATS = (*_NATIVE, torch.float16, torch.bfloat16)
+_MAX_BATCH_DIMS = 8
+
+
+def mixture_inputs(
+    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Checks the arguments of a mixture density and returns them in the one dtype that computes."""
+    named = {"value": value, "loc": loc, "scale": scale}
+    if log_weights is not None:
+        named["log_weights"] = log_weights
+    dtype = _computing_dtype(named)
+    _check_mixture_shapes(value, loc, scale, log_weights)
+    _check_positive(scale)
+    if any(tensor.dtype != dtype for tensor in named.values()):
+        value, loc, scale = value.to(dtype), loc.to(dtype), scale.to(dtype)
+        log_weights = None if log_weights is None else log_weights.to(dtype)
+    return value, loc, scale, log_weights
+
+
+def mixture_parameters(loc: Tensor, scale: Tensor, logits: Tensor | None) -> None:
+    named = {"loc": loc, "scale": scale}
+    if logits is not None:
+        named["logits"] = logits
+    _computing_dtype(named)
+    _check_mixture_shapes(loc, loc, scale, logits, "logits")
+
+
+def diagonal_gaussian_parts(mixture: MixtureSameFamily) -> tuple[Categorical, Normal]:
+    """The weights, and the Normal of all components and dimensions."""
+    came = type(mixture).__name__
+    if isinstance(mixture, MixtureSameFamily):
+        weights, components = mixture.mixture_distribution, mixture.component_distribution
+        came = f"MixtureSameFamily({type(weights).__name__}, {components})"
+        if (
+            isinstance(components, Independent)
+            and isinstance(components.base_dist, Normal)
+            and components.reinterpreted_batch_ndims == 1
+        ):
+            return weights, components.base_dist
+    raise TypeError(
+        f"mixture must be MixtureSameFamily(Categorical, Independent(Normal, 1)), but is {came}: "
+        "give DiagonalGaussianMixture the means, scales and logits themselves"
+    )
+
+
+def inclusive_kl_arguments(
+    prior: Distribution, loc: Tensor, num_samples: int | None, samples: Tensor | None
+) -> None:
+    if not isinstance(prior, Distribution):
+        raise TypeError(
+            f"prior must be a torch.distributions.Distribution, but came as {type(prior).__name__}: "
+            "pass the distribution itself, not its samples or its log-density"
+        )
+    if (num_samples is None) == (samples is None):
+        came = "neither" if samples is None else "both"
+        raise ValueError(
+            f"exactly one of num_samples and samples must be given, but {came} came: num_samples draws from "
+            "the prior, samples are points already drawn"
+        )
+    if num_samples is not None and not (isinstance(num_samples, int) and num_samples >= 1):
+        raise ValueError(f"num_samples must be a positive integer, but is {num_samples!r}")
+    _computing_dtype({"loc": loc})
+    if loc.dim() != 2:
+        raise ValueError(
+            f"loc must have shape [n, D], all encodings in one list, but has shape {_shape(loc)}: "
+            "reshape it, or call once per batch element"
+        )
+    dims = loc.shape[-1:]
+    if prior.event_shape == () and prior.batch_shape == dims:
+        raise ValueError(
+            f"prior must have event_shape {tuple(dims)}, but that is its batch_shape: wrap it with "
+            "torch.distributions.Independent(prior, 1) so that its dimensions make one point"
+        )
+    if prior.event_shape != dims or prior.batch_shape != ():
+        raise ValueError(
+            f"prior must have event_shape {tuple(dims)}, as loc has shape {_shape(loc)}, and no batch_shape, "
+            f"but has event_shape {tuple(prior.event_shape)} and batch_shape {tuple(prior.batch_shape)}: "
+            "build it for the space that the encodings live in"
+        )
+    if samples is not None:
+        _computing_dtype({"samples": samples, "loc": loc})
+        if samples.dim() != 2 or samples.shape[0] == 0 or samples.shape[1:] != dims:
+            raise ValueError(
+                f"samples must have shape [B, {dims[0]}] with B >= 1, but has shape {_shape(samples)}: "
+                "draw them with prior.sample((B,))"
+            )
+
+
+def no_lost_gradient(prior_log_prob: Tensor) -> None:
+    """`prior_log_prob` is taken at points that carry no gradient, so that one can only be for a parameter."""
+    if prior_log_prob.requires_grad:
+        raise ValueError(
+            "prior must have rsample where one of its parameters requires a gradient, because the gradient "
+            "through the drawn points would be lost: pass samples that carry it, or detach the parameters"
+        )
+
+
+def _computing_dtype(named: dict[str, Tensor]) -> torch.dtype:
+    """float64 if every tensor is, float32 for any mixture of float32 and the half types."""
+    for name, tensor in named.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"{name} must be a tensor, but came as {type(tensor).__name__}: wrap it with torch.as_tensor"
+            )
+        if tensor.dtype not in _FLOATS:
+            raise TypeError(
+                f"{name} must be float16, bfloat16, float32 or float64, but is {_short(tensor.dtype)}: "
+                f"convert it with {name}.to(torch.float32)"
+            )
+    doubles = [name for name, tensor in named.items() if tensor.dtype == torch.float64]
+    if doubles and len(doubles) < len(named):
+        found = ", ".join(f"{name} is {_short(tensor.dtype)}" for name, tensor in named.items())
+        raise TypeError(
+            f"float64 does not mix with other dtypes, but {found}: bring all to one dtype, for instance with "
+            f".to(torch.float64)"
+        )
+    if len({tensor.device for tensor in named.values()}) > 1:
+        found = ", ".join(f"{name} is on {tensor.device}" for name, tensor in named.items())
+        raise ValueError(f"all tensors must be on one device, but {found}: move them with .to(device)")
+    return torch.float64 if doubles else torch.float32
+
+
+def _check_mixture_shapes(
+    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, weights_name: str = "log_weights"
+) -> None:
+    for name, tensor, form in (("value", value, "[*batch, B, D]"), ("loc", loc, "[*batch, n, D]")):
+        if tensor.dim() < 2:
+            raise ValueError(
+                f"{name} must have shape {form}, but has shape {_shape(tensor)}: "
+                f"a single point or component is {name}.reshape(1, -1)"
+            )
+    components, dims = loc.shape[-2:]
+    if components == 0:
+        raise ValueError(
+            f"loc must hold at least one component (n >= 1), but has shape {_shape(loc)}: "
+            "an empty mixture has no density; check how loc was selected"
+        )
+    if dims == 0:
+        raise ValueError(
+            f"loc must have at least one dimension (D >= 1), but has shape {_shape(loc)}: "
+            "for data of one dimension use loc.unsqueeze(-1)"
+        )
+    if value.shape[-1] != dims:
+        raise ValueError(
+            f"value and loc must have the same last dimension D, but value has shape {_shape(value)} and loc "
+            f"{_shape(loc)}: both end in the dimension of the space, [*batch, B, D] and [*batch, n, D]"
+        )
+    if not _fits(scale.shape[-2:], (components, dims)):
+        raise ValueError(
+            f"scale must broadcast to loc, but scale has shape {_shape(scale)} and loc {_shape(loc)}: "
+            "one scale per component is [n, 1], one per dimension [D], one for all []"
+        )
+    if log_weights is not None and not _fits(log_weights.shape[-1:], (components,)):
+        raise ValueError(
+            f"{weights_name} must broadcast to [*batch, n], but has shape {_shape(log_weights)} and loc "
+            f"{_shape(loc)}: give one per component, n = {components}"
+        )
+    _check_batch(value, loc, scale, log_weights, weights_name)
+
+
+def _check_batch(
+    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, weights_name: str
+) -> None:
+    weights_batch = () if log_weights is None else log_weights.shape[:-1]
+    batches = value.shape[:-2], loc.shape[:-2], scale.shape[:-2], weights_batch
+    if not any(batches):
+        return
+    try:
+        batch = torch.broadcast_shapes(*batches)
+    except RuntimeError:
+        names = ("value", "loc", "scale", weights_name)
+        found = ", ".join(f"{name} has {list(shape)}" for name, shape in zip(names, batches) if shape)
+        raise ValueError(
+            f"the leading batch dimensions must broadcast together, but {found}: insert dimensions of size 1 "
+            "with unsqueeze where an argument should be shared"
+        ) from None
+    if len(batch) > _MAX_BATCH_DIMS:
+        raise ValueError(
+            f"at most {_MAX_BATCH_DIMS} batch dimensions are supported, but the arguments broadcast to "
+            f"{len(batch)}: merge some with flatten"
+        )
+
+
+def _check_positive(scale: Tensor) -> None:
+    """Reads the data, so only where that neither waits for a device nor breaks a trace."""
+    if not Distribution._validate_args or torch.compiler.is_compiling():
+        return
+    traced = type(scale) not in (Tensor, torch.nn.Parameter) or torch._C._are_functorch_transforms_active()
+    if traced or scale.device.type != "cpu" or scale.numel() == 0:
+        return
+    smallest = scale.detach().amin().item()
+    if not smallest > 0:  # NaN is not, either
+        raise ValueError(
+            f"scale must be positive (it is a standard deviation), but its smallest element is {smallest}: "
+            "a log-variance goes through (0.5 * logvar).exp(), a raw output through softplus; "
+            "torch.distributions.Distribution.set_default_validate_args(False) turns this check off"
+        )
+
+
+def _fits(shape: torch.Size, target: tuple[int, ...]) -> bool:
+    """Whether the trailing dimensions `shape` broadcast to `target` without enlarging it."""
+    return all(size in (1, wanted) for size, wanted in zip(reversed(shape), reversed(target)))
+
+
+def _shape(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

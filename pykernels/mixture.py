@@ -1,0 +1,232 @@
+"""Log-density of a mixture of diagonal Gaussians: the public functions and their derivatives."""
+
+import inspect
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from . import _checks, _ops
+from .reference.mixture import JointAndMarginal, align
+from .reference.mixture_gradients import mixture_log_prob_double_backward
+
+
+def gaussian_mixture_log_prob(
+    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None = None
+) -> Tensor:
+    r"""Log-density of a mixture of n diagonal Gaussians at B points.
+
+    .. math:: \log q(z_b) = \operatorname{logsumexp}_i \Bigl(\log w_i
+        + \sum_d \log \mathcal N(z_{bd}; \mu_{id}, \sigma_{id}^2)\Bigr)
+
+    With equal weights and one component per encoded data point this is the log-density of a variational
+    auto-encoder's aggregate posterior (Mathieu et al. 2019, "Disentangling Disentanglement in Variational
+    Autoencoders", section 6).
+
+    Args:
+        value: [*batch, B, D], the points.
+        loc: [*batch, n, D], the means.
+        scale: standard deviations, positive, in the units of `value`; anything that broadcasts to `loc`.
+        log_weights: anything that broadcasts to [*batch, n], used as given, never normalised; None is -log n
+            for each. A component of log-weight -inf is absent.
+
+    Returns:
+        [*batch, B] in nats, float64 for float64 arguments and float32 for all others. The leading
+        dimensions `*batch` broadcast together.
+
+    Gradients reach every argument, in its own shape and dtype; a point whose result is -inf gives none.
+    They can be differentiated once more in eager mode; forward mode raises an error. Equal arguments give
+    equal bits, from run to run and for any number of threads, on one kind of processor.
+
+    The cost is O(B n D) time and O((B + n) D) memory, the backward pass included: no [B, n] tensor is made.
+
+    Raises:
+        TypeError: an argument is no floating-point tensor, or float64 meets another dtype.
+        ValueError: shapes or devices do not match, n or D is 0, or a scale is not positive. The last is
+            checked for eager CPU tensors only, and while `torch.distributions` validates arguments.
+
+    Example:
+        >>> value, loc = torch.zeros(1, 2), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        >>> gaussian_mixture_log_prob(value, loc, torch.tensor(1.0))
+        tensor([-2.3379])
+    """
+    return _evaluate(value, loc, scale, log_weights, True, False)[0]
+
+
+def gaussian_mixture_marginal_log_prob(
+    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None = None
+) -> Tensor:
+    r"""Log-density of every dimension of a mixture of n diagonal Gaussians, each by itself, at B points.
+
+    .. math:: \log q(z_{bd}) = \operatorname{logsumexp}_i \bigl(\log w_i
+        + \log \mathcal N(z_{bd}; \mu_{id}, \sigma_{id}^2)\bigr)
+
+    These are the marginals in the total correlation of Chen et al. 2018, "Isolating Sources of
+    Disentanglement in VAEs", equation 2. Arguments, gradients, determinism, cost and errors are those of
+    `gaussian_mixture_log_prob`.
+
+    Returns:
+        [*batch, B, D] in nats.
+
+    Example:
+        >>> value, loc = torch.zeros(1, 2), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        >>> gaussian_mixture_marginal_log_prob(value, loc, torch.tensor(1.0))
+        tensor([[-1.4189, -0.9189]])
+    """
+    return _evaluate(value, loc, scale, log_weights, False, True)[1]
+
+
+def gaussian_mixture_joint_and_marginal_log_prob(
+    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None = None
+) -> JointAndMarginal:
+    r"""`gaussian_mixture_log_prob` and `gaussian_mixture_marginal_log_prob` in one pass over the pairs.
+
+    .. math:: \log q(z_b) \quad\text{and}\quad \log q(z_{bd})
+
+    Over points of the mixture, joint - marginal.sum(-1) averages to the total correlation (Chen et al. 2018).
+    Arguments, gradients, determinism, cost and errors are those of `gaussian_mixture_log_prob`.
+
+    Returns:
+        A named tuple (joint [*batch, B], marginal [*batch, B, D]) in nats.
+
+    Example:
+        >>> value, loc = torch.ones(1, 2), torch.tensor([[1.0, 1.0], [-1.0, -1.0]])
+        >>> joint, marginal = gaussian_mixture_joint_and_marginal_log_prob(value, loc, torch.tensor(1.0))
+        >>> joint - marginal.sum(-1)
+        tensor([0.4574])
+    """
+    return JointAndMarginal(*_evaluate(value, loc, scale, log_weights, True, True))
+
+
+def _evaluate(
+    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, joint: bool, marginal: bool
+) -> tuple[Tensor, Tensor]:
+    inputs = align(*_checks.mixture_inputs(value, loc, scale, log_weights))
+    return _function().apply(*inputs, joint, marginal)[:2]
+
+
+def _function() -> type[Function]:
+    # The compiler refuses a Function that defines jvp, even one that only raises.
+    return _LogProb if torch.compiler.is_compiling() else _EagerLogProb
+
+
+def _signed(forward: Callable) -> Callable:
+    """Keeps the signature, which torch else works out in each call, for as long as a small kernel runs."""
+    forward.__signature__ = inspect.signature(forward)
+    return forward
+
+
+class _LogProb(Function):
+    @staticmethod
+    @_signed
+    def forward(*arguments):
+        return _ops.mixture_log_prob(*arguments)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, joint, marginal = inputs
+        ctx.save_for_backward(*tensors, *output)
+        ctx.asked = joint, marginal
+        ctx.set_materialize_grads(False)
+        densities, in_base_2 = output[:2], output[2:]
+        not_asked = (out for out, asked in zip(densities, ctx.asked) if not asked)
+        ctx.mark_non_differentiable(*not_asked, *in_base_2)
+
+    @staticmethod
+    def backward(ctx, grad_joint, grad_marginal, *_):
+        # The compiler makes gradients up for outputs that were not asked for.
+        grads = [grad if asked else None for grad, asked in zip((grad_joint, grad_marginal), ctx.asked)]
+        if all(grad is None for grad in grads):
+            return (None,) * 6
+        tensors, results = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        mask = ctx.needs_input_grad[:4]
+        # A trace ends at first derivatives, and the compiler does not follow a Function inside a Function.
+        if torch.compiler.is_compiling():
+            gradients = _ops.mixture_log_prob_backward(*grads, *results, *tensors, mask)
+        else:
+            gradients = _LogProbBackward.apply(*grads, *results, *tensors, *mask)
+        return *(gradient if asked else None for gradient, asked in zip(gradients, mask)), None, None
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        *tensors, joint, marginal = arguments
+        output = _function().apply(*_batch_first(info, in_dims, tensors), joint, marginal)
+        return output, (0 if joint else None, 0 if marginal else None) * 2
+
+
+class _EagerLogProb(_LogProb):
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise NotImplementedError(
+            "the mixture log-density has no forward-mode derivative: use reverse mode (backward, "
+            "torch.func.grad, vjp, jacrev), or the functions of pykernels.reference, which have both"
+        )
+
+
+class _LogProbBackward(Function):
+    @staticmethod
+    @_signed
+    def forward(*arguments):
+        return _ops.mixture_log_prob_backward(*arguments[:10], arguments[10:])
+
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        tensors, mask = inputs[:10], inputs[10:]
+        ctx.save_for_backward(*tensors[:4], *tensors[6:])
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(out for out, asked in zip(output, mask) if not asked))
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        if all(cotangent is None for cotangent in cotangents):
+            return (None,) * 14
+        tensors = ctx.saved_tensors
+        derivatives = _LogProbDoubleBackward.apply(*cotangents, *tensors)
+        needed = *ctx.needs_input_grad[:4], *ctx.needs_input_grad[6:10]
+        wanted = [d if need else None for d, need in zip(derivatives, needed)]
+        return *wanted[:4], None, None, *wanted[4:], *(None,) * 4
+
+    @staticmethod
+    def vmap(info, in_dims, *arguments):
+        tensors, mask = arguments[:10], arguments[10:]
+        output = _LogProbBackward.apply(*_batch_first(info, in_dims, tensors), *mask)
+        return output, tuple(0 if asked else None for asked in mask)
+
+
+class _LogProbDoubleBackward(Function):
+    """Through the reference: second derivatives are rare, and no kernel has them in closed form."""
+
+    @staticmethod
+    def forward(*tensors):
+        derivatives = mixture_log_prob_double_backward(tensors[:4], *tensors[4:])
+        return tuple(tensors[8].new_empty(0) if d is None else d for d in derivatives)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        raise NotImplementedError(
+            "the mixture log-density can be differentiated twice, not three times: for higher orders use the "
+            "functions of pykernels.reference"
+        )
+
+    @staticmethod
+    def vmap(info, in_dims, *tensors):
+        output = _LogProbDoubleBackward.apply(*_batch_first(info, in_dims, tensors))
+        return output, tuple(None if tensor is None else 0 for tensor in tensors[4:])
+
+
+def _batch_first(info, in_dims, tensors):
+    """The mapped dimension as the first batch dimension of every tensor, so that each gradient has it too."""
+    return [
+        tensor
+        if tensor is None
+        else tensor.expand(info.batch_size, *tensor.shape)
+        if dim is None
+        else tensor.movedim(dim, 0)
+        for tensor, dim in zip(tensors, in_dims)
+    ]

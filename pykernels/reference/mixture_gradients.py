@@ -1,0 +1,154 @@
+"""Gradients of the mixture densities in closed form, and the derivatives of those, tile by tile.
+
+With the responsibilities r_ib = exp(l_ib - joint_b), where joint_b = logsumexp_i(l_ib), and likewise r_ibd
+for the marginals, and with u = (value - loc) / scale, a pair weighs in each dimension
+
+    q_ibd = grad_joint_b r_ib + grad_marginal_bd r_ibd,    and
+
+    grad_value_bd = -sum_i q_ibd u / scale          grad_log_weights_i = sum_b grad_joint_b r_ib
+    grad_loc_id   =  sum_b q_ibd u / scale                               + sum_bd grad_marginal_bd r_ibd
+    grad_scale_id =  sum_b q_ibd (u^2 - 1) / scale
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .mixture import component_part, part, standardise, tiles
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+
+
+def mixture_log_prob_backward(
+    grad_joint: Tensor | None,
+    grad_marginal: Tensor | None,
+    joint: Tensor,
+    marginal: Tensor,
+    value: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    log_weights: Tensor | None,
+    output_mask: Sequence[bool],
+) -> Gradients:
+    """Gradients of aligned inputs, each summed to its own shape; None where not asked for."""
+    totals = [
+        torch.zeros(tensor.shape, dtype=value.dtype, device=value.device) if asked else None
+        for tensor, asked in zip((value, loc, scale, log_weights), output_mask)
+    ]
+    rows, components = tiles(value, loc, scale, log_weights)
+    for row in rows:
+        row_inputs = _row_part(row, grad_joint, grad_marginal, joint, marginal, value)
+        for column in components:
+            gradients = _tile_gradients(*row_inputs, *component_part(loc, scale, log_weights, column))
+            _accumulate(_own_parts(totals, row, column), gradients)
+    return tuple(totals)
+
+
+def mixture_log_prob_double_backward(
+    cotangents: Gradients,
+    grad_joint: Tensor | None,
+    grad_marginal: Tensor | None,
+    joint: Tensor,
+    marginal: Tensor,
+    value: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    log_weights: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Derivatives of sum_k <cotangents[k], gradients[k]>, the gradients being those of the function above,
+    with respect to its eight tensors; joint and marginal count as inputs of their own."""
+    inputs = grad_joint, grad_marginal, joint, marginal, value, loc, scale, log_weights
+    totals = [None if t is None else torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in inputs]
+    rows, components = tiles(value, loc, scale, log_weights)
+    for row in rows:
+        row_inputs = _row_part(row, *inputs[:5])
+        row_totals = _row_part(row, *totals[:5])
+        for column in components:
+            leaves = _leaves(*row_inputs, *component_part(loc, scale, log_weights, column))
+            with torch.enable_grad():
+                gradients = _tile_gradients(*leaves)
+                product = sum(
+                    (cotangent * _sum_to(gradient, cotangent.shape)).sum()
+                    for cotangent, gradient in zip(_own_parts(cotangents, row, column), gradients)
+                    if cotangent is not None
+                )
+            present = [leaf for leaf in leaves if leaf is not None]
+            derivatives = iter(torch.autograd.grad(product, present, materialize_grads=True))
+            component_totals = _own_parts((None, *totals[5:]), row, column)[1:]
+            _accumulate(
+                (*row_totals, *component_totals),
+                [None if leaf is None else next(derivatives) for leaf in leaves],
+            )
+    return tuple(totals)
+
+
+def _tile_gradients(
+    grad_joint: Tensor | None,
+    grad_marginal: Tensor | None,
+    joint: Tensor | None,
+    marginal: Tensor | None,
+    value: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    log_weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    u, log_normal, absent, scale = standardise(value, loc, scale, log_weights)
+    weights = log_weights[..., None, :, None]
+    q, grad_weights = 0, 0
+    if grad_joint is not None:
+        pair = log_normal.sum(-1, keepdim=True) + weights
+        q = _responsible(grad_joint[..., None, None], pair, joint[..., None, None], absent)
+        grad_weights = q
+    if grad_marginal is not None:
+        pair = log_normal + weights
+        by_dim = _responsible(grad_marginal.unsqueeze(-2), pair, marginal.unsqueeze(-2), absent)
+        q, grad_weights = q + by_dim, grad_weights + by_dim.sum(-1, keepdim=True)
+    pull = q * u / scale
+    grad_scale = q * (u.square() - 1) / scale
+    return -pull.sum(-2), pull.sum(-3), grad_scale.sum(-3), grad_weights.squeeze(-1).sum(-2)
+
+
+def _responsible(gradient: Tensor, log_density: Tensor, total: Tensor, absent: Tensor) -> Tensor:
+    """gradient * exp(log_density - total), 0 in a row whose total is -inf and for an absent component."""
+    total = total.masked_fill(total == -math.inf, 0)
+    return (gradient * (log_density - total).exp()).masked_fill(absent, 0)
+
+
+def _row_part(
+    row: slice,
+    grad_joint: Tensor | None,
+    grad_marginal: Tensor | None,
+    joint: Tensor,
+    marginal: Tensor,
+    value: Tensor,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor]:
+    no_joint, no_marginal = grad_joint is None, grad_marginal is None
+    return (
+        None if no_joint else part(grad_joint, -1, row),
+        None if no_marginal else part(grad_marginal, -2, row),
+        None if no_joint else part(joint, -1, row),
+        None if no_marginal else part(marginal, -2, row),
+        part(value, -2, row),
+    )
+
+
+def _own_parts(gradients: Sequence[Tensor | None], row: slice, column: slice) -> list[Tensor | None]:
+    """What one tile adds to, of tensors shaped like (value, loc, scale, log_weights)."""
+    places = (-2, row), (-2, column), (-2, column), (-1, column)
+    return [None if t is None else part(t, *place) for t, place in zip(gradients, places)]
+
+
+def _leaves(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.detach().requires_grad_() for t in tensors]
+
+
+def _accumulate(totals: Sequence[Tensor | None], contributions: Sequence[Tensor | None]) -> None:
+    for total, contribution in zip(totals, contributions):
+        if total is not None and contribution is not None:
+            total += _sum_to(contribution, total.shape)
+
+
+def _sum_to(tensor: Tensor, shape: torch.Size) -> Tensor:
+    return tensor if tensor.shape == shape else tensor.sum_to_size(shape)

@@ -1,0 +1,107 @@
+"""Errors name the argument, what was required, what came, and the remedy."""
+
+import re
+
+import pytest
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal, StudentT
+
+import pykernels
+from pykernels import gaussian_mixture_log_prob
+
+VALUE, LOC, SCALE, WEIGHTS = torch.zeros(5, 3), torch.zeros(7, 3), torch.ones(7, 3), torch.zeros(7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((VALUE[0], LOC, SCALE), ValueError, "value must have shape [*batch, B, D], but has shape [3]"),
+        ((VALUE, LOC[0], SCALE[0]), ValueError, "loc must have shape [*batch, n, D], but has shape [3]"),
+        ((VALUE[:, :2], LOC, SCALE), ValueError, "value has shape [5, 2] and loc [7, 3]"),
+        ((VALUE, LOC[:0], SCALE[:0]), ValueError, "at least one component (n >= 1), but has shape [0, 3]"),
+        ((VALUE[:, :0], LOC[:, :0], SCALE[:, :0]), ValueError, "at least one dimension (D >= 1)"),
+        ((VALUE, LOC, SCALE[:5]), ValueError, "scale must broadcast to loc, but scale has shape [5, 3]"),
+        ((VALUE, LOC, torch.ones(7)), ValueError, "one scale per component is [n, 1]"),
+        ((VALUE, LOC[:1], SCALE), ValueError, "scale must broadcast to loc"),
+        ((VALUE, LOC, SCALE, WEIGHTS[:6]), ValueError, "log_weights must broadcast to [*batch, n]"),
+        ((VALUE.expand(2, 5, 3), LOC.expand(4, 7, 3), SCALE), ValueError, "value has [2], loc has [4]"),
+        ((VALUE.expand(*[1] * 9, 5, 3), LOC, SCALE), ValueError, "at most 8 batch dimensions"),
+        ((VALUE, LOC, 1.0), TypeError, "scale must be a tensor, but came as float"),
+        ((VALUE.long(), LOC, SCALE), TypeError, "value must be float16, bfloat16, float32 or float64, but"),
+        ((VALUE, LOC.double(), SCALE), TypeError, "value is float32, loc is float64"),
+        ((VALUE.half(), LOC.double(), SCALE.double()), TypeError, "float64 does not mix"),
+        ((VALUE.to("meta"), LOC, SCALE), ValueError, "value is on meta, loc is on cpu"),
+        ((VALUE, LOC, -SCALE), ValueError, "scale must be positive (it is a standard deviation)"),
+        ((VALUE, LOC, SCALE * 0), ValueError, "its smallest element is 0.0"),
+        ((VALUE, LOC, SCALE * torch.nan), ValueError, "its smallest element is nan"),
+    ],
+)  # fmt: skip
+def test_mixture_arguments(arguments, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        gaussian_mixture_log_prob(*arguments)
+
+
+def test_scales_are_checked_only_where_that_is_cheap_and_wanted():
+    bad = -SCALE
+    Distribution.set_default_validate_args(False)
+    try:
+        gaussian_mixture_log_prob(VALUE, LOC, bad)
+    finally:
+        Distribution.set_default_validate_args(True)
+    torch.func.vmap(gaussian_mixture_log_prob, in_dims=(None, None, 0))(VALUE, LOC, bad.expand(2, 7, 3))
+    with FakeTensorMode() as mode:
+        fake = [mode.from_tensor(t) for t in (VALUE, LOC, bad)]
+        assert gaussian_mixture_log_prob(*fake).shape == (5,)
+    meta = gaussian_mixture_log_prob(*(t.to("meta") for t in (VALUE, LOC, bad)))
+    assert meta.shape == (5,)
+
+
+NORMAL = Normal(torch.zeros(3), torch.ones(3))
+PRIOR = Independent(NORMAL, 1)
+
+
+@pytest.mark.parametrize(
+    ("prior", "options", "error", "words"),
+    [
+        (PRIOR, {}, ValueError, "exactly one of num_samples and samples must be given, but neither came"),
+        (PRIOR, {"num_samples": 2, "samples": VALUE}, ValueError, "but both came"),
+        (PRIOR, {"num_samples": 0}, ValueError, "num_samples must be a positive integer, but is 0"),
+        (PRIOR, {"samples": VALUE[0]}, ValueError, "samples must have shape [B, 3] with B >= 1, but has"),
+        (PRIOR, {"samples": VALUE[:0]}, ValueError, "with B >= 1"),
+        (PRIOR, {"samples": VALUE.double()}, TypeError, "samples is float64, loc is float32"),
+        (NORMAL, {"num_samples": 2}, ValueError, "wrap it with torch.distributions.Independent(prior, 1)"),
+        (PRIOR.expand((4,)), {"num_samples": 2}, ValueError, "no batch_shape, but has event_shape (3,) and"),
+        (VALUE, {"num_samples": 2}, TypeError, "prior must be a torch.distributions.Distribution"),
+    ],
+)  # fmt: skip
+def test_inclusive_kl_arguments(prior, options, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        pykernels.inclusive_kl(prior, LOC, SCALE, **options)
+
+
+def test_inclusive_kl_takes_one_list_of_encodings():
+    with pytest.raises(ValueError, match=re.escape("loc must have shape [n, D]")):
+        pykernels.inclusive_kl(PRIOR, LOC.expand(2, 7, 3), SCALE, num_samples=2)
+
+
+def test_inclusive_kl_does_not_lose_a_gradient_silently():
+    weights = torch.zeros(4, requires_grad=True)
+    components = Independent(Normal(torch.zeros(4, 3), torch.ones(4, 3)), 1)
+    prior = MixtureSameFamily(Categorical(logits=weights), components)
+    with pytest.raises(ValueError, match="prior must have rsample where one of its parameters requires"):
+        pykernels.inclusive_kl(prior, LOC, SCALE, num_samples=2)
+    assert pykernels.inclusive_kl(prior, LOC, SCALE, samples=VALUE).requires_grad
+
+
+def test_distribution_arguments():
+    mixture = pykernels.DiagonalGaussianMixture
+    with pytest.raises(ValueError, match=re.escape("logits must broadcast to [*batch, n]")):
+        mixture(LOC, SCALE, WEIGHTS[:6])
+    with pytest.raises(ValueError, match="scale"):
+        mixture(LOC, -SCALE)
+    with pytest.raises(TypeError, match="Independent"):
+        mixture.from_mixture(PRIOR)
+    heavy = MixtureSameFamily(Categorical(logits=WEIGHTS), Independent(StudentT(3.0, LOC, SCALE), 1))
+    with pytest.raises(TypeError, match="StudentT"):
+        mixture.from_mixture(heavy)

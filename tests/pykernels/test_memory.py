@@ -1,0 +1,76 @@
+"""No [B, n] and no [B, n, D] tensor: forward, backward, twice backward."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pykernels import _launch
+from pykernels.reference import mixture, mixture_gradients
+
+SCRIPT = """
+import resource, sys
+import torch
+from pykernels import _launch, gaussian_mixture_joint_and_marginal_log_prob
+
+def step(rows, components):
+    inputs = [torch.randn(rows, 1), torch.randn(components, 1), torch.tensor(0.5)]
+    inputs = [t.requires_grad_() for t in inputs]
+    outputs = gaussian_mixture_joint_and_marginal_log_prob(*inputs)
+    torch.autograd.grad(sum(o.sum() for o in outputs), inputs)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+with _launch.use_variant(sys.argv[1]):
+    step(1000, 1000)
+    before = peak()
+    step(3000, 20000)
+    print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("variant", _launch.variants()[:-1], indirect=True)
+def test_the_peak_of_a_process_with_compiled_kernels(variant):
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, variant], check=True, capture_output=True, text=True
+    )
+    assert int(result.stdout) < 3000 * 20000, "a quarter of one float32 [B, n]"
+
+
+class _LargestResult(TorchDispatchMode):
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        sizes = [
+            t.untyped_storage().nbytes() // t.itemsize for t in tree_leaves(result) if torch.is_tensor(t)
+        ]
+        self.elements = max(self.elements, *sizes, 0)
+        return result
+
+
+def test_the_largest_result_of_an_operation_in_the_reference(monkeypatch):
+    monkeypatch.setattr(mixture, "TILE_ELEMENTS", 1000)
+    rows, components, dims = 90, 110, 4
+    inputs = torch.randn(rows, dims), torch.randn(components, dims), torch.ones(1, 1), None
+    with _LargestResult() as largest:
+        outputs = mixture.mixture_log_prob(*inputs, True, True)
+        cotangents = [torch.ones_like(o) for o in outputs]
+        first = mixture_gradients.mixture_log_prob_backward(
+            *cotangents, *outputs, *inputs, [True] * 3 + [False]
+        )
+        mixture_gradients.mixture_log_prob_double_backward(first, *cotangents, *outputs, *inputs)
+    assert largest.elements <= max(1000, components * dims)
+
+
+def test_the_reference_saves_no_tile_for_autograd(monkeypatch):
+    monkeypatch.setattr(mixture, "TILE_ELEMENTS", 1000)
+    inputs = [t.requires_grad_() for t in (torch.randn(90, 4), torch.randn(110, 4), torch.ones(1, 1))]
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        mixture.gaussian_mixture_log_prob(*inputs)
+    assert max(saved, default=0) <= 110 * 4

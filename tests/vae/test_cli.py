@@ -1,0 +1,55 @@
+import subprocess
+import sys
+
+import pytest
+
+from vae.cli import main
+
+
+def test_help_lists_the_experiments_without_waiting_for_torch():
+    script = (
+        "import sys; from vae.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: assert not {'torch', 'matplotlib', 'scipy'} & sys.modules.keys()"
+    )
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "pinwheel" in shown
+
+
+def test_an_experiment_lists_its_flags(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["pinwheel", "--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    shared = ["seed", "seeds", "device", "out", "quick", "resume"]
+    for flag in ["alpha", "beta", "prior", "batch-size", "epochs", "lr", "compare", *shared]:
+        assert f"--{flag} " in shown or f"--{flag}," in shown
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lr", "0"], "--lr 0.0 must be positive"),
+        (["--epochs", "-5"], "--epochs -5 must be positive"),
+        (["--seeds", "3"], "write them like 0-9"),
+    ],
+)
+def test_bad_values_are_named_before_anything_is_written(tmp_path, capsys, flags, message):
+    out = tmp_path / "run"
+    assert main(["pinwheel", "--out", str(out), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("flags", [["--prior", "triangle"], ["--alhpa", "1"], ["--epochs", "many"]])
+def test_unknown_flags_and_choices_stop_with_a_usage_error(tmp_path, capsys, flags):
+    with pytest.raises(SystemExit) as stopped:
+        main(["pinwheel", "--out", str(tmp_path / "run"), *flags])
+    assert stopped.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_an_unknown_experiment_stops_with_a_usage_error(capsys):
+    with pytest.raises(SystemExit):
+        main(["pinwhel"])
+    assert "pinwheel" in capsys.readouterr().err
