@@ -8,7 +8,8 @@ namespace {
 
 // sum_i 2^x_i is kept as total * 2^reference. The reference starts at the lowest finite number, so that -inf minus it is
 // still -inf; an exponent may exceed the reference by kHeadroom before the reference moves up to the largest exponent seen.
-constexpr int kHeadroom = 60;
+// Little headroom, because an exponent is rounded to its distance from the reference.
+constexpr int kHeadroom = 8;
 
 PYKERNELS_INLINE double at_least_real(double a, double b) { return a < b ? b : a; }
 

@@ -65,8 +65,16 @@ template <class T> bool absent(const Components<T>& components, int64_t i) {
 
 // Turns the scales of one vector of components into precisions and normalisers. Logarithms are expensive: the scales are
 // multiplied, with their exponents taken out and added up after every third, and one logarithm is taken of the product.
-template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, Vector<T> log2_weight) {
+//
+// log2_weight comes in double, and what is large and known (the weight, the normaliser's constant, the exponents) is put
+// together before anything is rounded to T: constants of some hundred bits would else cost digits of every density.
+template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, const double* log2_weight) {
   const int64_t dims = chunk.dims, at = v * dims * kLanes<T>;
+  Vector<T> joint_offset, marginal_offset;
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    joint_offset[lane] = static_cast<T>(log2_weight[lane] - static_cast<double>(dims) * kHalfLog2TwoPi);
+    marginal_offset[lane] = static_cast<T>(log2_weight[lane] - kHalfLog2TwoPi);
+  }
   const Vector<T> smallest = splat(T(1) / Float<T>::large), largest = splat(Float<T>::large);
   Vector<T> exponent{}, product = splat(T(1));
   unsigned awkward = 0;  // some scale is NaN, not positive, or so far from 1 that three in a row may overflow
@@ -83,13 +91,13 @@ template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, Vector<T> l
     }
   }
   exponent += split_exponent<T>(product);
-  Vector<T> log2_scale = exponent + log2_mantissa<T>(product);
+  Vector<T> constant = (joint_offset - exponent) - log2_mantissa<T>(product);
   if (chunk.marginal_constant) {
     for (int64_t d = 0; d < dims; ++d) {
       Vector<T> mantissa = load(chunk.scale + at + d * kLanes<T>);
       const Vector<T> e = split_exponent<T>(mantissa);
       store(chunk.marginal_constant + at + d * kLanes<T>,
-            log2_weight - (e + log2_mantissa<T>(mantissa)) - static_cast<T>(kHalfLog2TwoPi));
+            (marginal_offset - e) - log2_mantissa<T>(mantissa));
     }
   }
   if (__builtin_expect(awkward != 0, 0)) {
@@ -102,10 +110,10 @@ template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, Vector<T> l
         if (chunk.marginal_constant)
           chunk.marginal_constant[o] = static_cast<T>(log2_weight[lane] - log2_scale_d - kHalfLog2TwoPi);
       }
-      log2_scale[lane] = static_cast<T>(total);
+      constant[lane] = static_cast<T>(log2_weight[lane] - static_cast<double>(dims) * kHalfLog2TwoPi - total);
     }
   }
-  store(chunk.constant + v * kLanes<T>, log2_weight - log2_scale - static_cast<T>(static_cast<double>(dims) * kHalfLog2TwoPi));
+  store(chunk.constant + v * kLanes<T>, constant);
 }
 
 // Components first, first + 1, .. as lanes: lanes[d][lane], for `count` <= kLanes of them. Where dims is not a multiple of
@@ -133,14 +141,14 @@ template <class T> void pack_components(const Components<T>& components, int64_t
   chunk.first = first;
   chunk.count = count;
   chunk.vectors = ceil_div(count, kLanes<T>);
-  const T uniform = static_cast<T>(-::log2(static_cast<double>(components.count)));
+  const double uniform = -::log2(static_cast<double>(components.count));
   for (int64_t v = 0; v < chunk.vectors; ++v) {
     T* const loc = chunk.loc + v * dims * kLanes<T>;
     T* const scale = chunk.scale + v * dims * kLanes<T>;
     const int64_t start = v * kLanes<T>, held = at_most(kLanes<T>, count - start);
     gather_lanes(components, components.loc, first + start, held, loc);
     gather_lanes(components, components.scale, first + start, held, scale);
-    Vector<T> log2_weight = splat(uniform);
+    double log2_weight[kLanes<T>];
     for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
       const bool empty = lane >= held || absent(components, first + start + lane);
       if (empty) {
@@ -148,9 +156,11 @@ template <class T> void pack_components(const Components<T>& components, int64_t
           loc[d * kLanes<T> + lane] = 0;
           scale[d * kLanes<T> + lane] = 1;
         }
-        log2_weight[lane] = -Float<T>::infinity;
+        log2_weight[lane] = -Float<double>::infinity;
       } else if (components.log_weights.present()) {
-        log2_weight[lane] = components.log_weights.at(components.index(first + start + lane), 0) * static_cast<T>(kLog2E);
+        log2_weight[lane] = static_cast<double>(components.log_weights.at(components.index(first + start + lane), 0)) * kLog2E;
+      } else {
+        log2_weight[lane] = uniform;
       }
     }
     pack_normalisers(chunk, v, log2_weight);

@@ -1,0 +1,59 @@
+"""The command line: `vae EXPERIMENT --flag value ...`, where the flags are the fields of its dataclass."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+# `vae NAME` calls main(config) of vae/experiments/NAME.py, whose dataclass is Name. Nothing heavy is imported
+# before that, so that `vae --help` does not wait for torch.
+EXPERIMENTS = {
+    "pinwheel": "clustering: an aggregate posterior fitted to a mixture prior by the inclusive KL",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="vae",
+        description="Train variational auto-encoders whose aggregate posterior is matched to the prior.",
+        epilog="`vae EXPERIMENT --help` lists the settings of one; their defaults are the paper's.",
+    )
+    commands = parser.add_subparsers(dest="experiment", metavar="EXPERIMENT", required=True)
+    for name, summary in EXPERIMENTS.items():
+        commands.add_parser(name, help=summary, add_help=False)
+    chosen, flags = parser.parse_known_args(argv)
+
+    experiment = importlib.import_module(f"vae.experiments.{chosen.experiment}")
+    from vae.run import RunError
+
+    prog = f"vae {chosen.experiment}"
+    try:
+        experiment.main(parse(getattr(experiment, chosen.experiment.capitalize()), flags, prog))
+    except RunError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped; --resume continues", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(config_class: Any, flags: Sequence[str], prog: str) -> Any:
+    """The settings: given flags, over those of the run being resumed or of --quick, over the defaults."""
+    import tyro
+
+    from vae.run import stored_config
+
+    read = partial(tyro.cli, config_class, args=flags, prog=prog)
+    config = read()
+    if stored := stored_config(config_class, config.run):
+        return read(default=stored)
+    if config.run.quick:
+        return read(default=config_class(**config_class.quick))
+    return config
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Data sets, each a function or class of its own file."""

@@ -1,0 +1,96 @@
+"""Figures for two-dimensional data and latent spaces, training curves, and comparisons over seeds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's: told apart with any colour vision."""
+
+
+class Panel(NamedTuple):
+    """One map of a density, with points on it where given, coloured by label."""
+
+    title: str
+    log_prob: Callable[[Tensor], Tensor]
+    points: Tensor | None = None
+    labels: Tensor | None = None
+
+
+def densities(panels: Sequence[Panel], path: Path, extent: float = 2.5, resolution: int = 300) -> None:
+    """The panels side by side over [−extent, extent]², all on the first one's colour scale."""
+    figure = Figure(figsize=(3.1 * len(panels) + 0.7, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    ticks = torch.linspace(-extent, extent, resolution)
+    grid = torch.cartesian_prod(ticks, ticks)
+    top = None
+    for panel, ax in zip(panels, axes, strict=True):
+        with torch.no_grad():
+            density = panel.log_prob(grid).exp().view(resolution, resolution).T
+        top = top or density.max().item()
+        image = ax.imshow(
+            density.numpy(), origin="lower", extent=(-extent, extent) * 2, vmin=0, vmax=top, cmap="Greys"
+        )
+        if panel.points is not None:
+            _scatter(ax, panel.points, panel.labels)
+        ax.set(title=panel.title, xlabel="$z_1$", xlim=(-extent, extent), ylim=(-extent, extent))
+    axes[0].set_ylabel("$z_2$")
+    figure.colorbar(image, ax=axes, label="density", extend="max", shrink=0.9)
+    _save(figure, path)
+
+
+def scatters(panels: Mapping[str, tuple[Tensor, Tensor]], path: Path) -> None:
+    """Labelled points in the plane, by title, side by side in the first one's limits."""
+    figure = Figure(figsize=(3.1 * len(panels), 3.7), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    limit = 1.1 * next(iter(panels.values()))[0].abs().max().item()
+    for (title, (points, labels)), ax in zip(panels.items(), axes, strict=True):
+        _scatter(ax, points, labels)
+        ax.set(title=title, xlabel="$x_1$", xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    axes[0].set_ylabel("$x_2$")
+    _save(figure, path)
+
+
+def training_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Every column of the metrics against the epoch."""
+    names = [name for name in rows[0] if name != "epoch"]
+    figure = Figure(figsize=(2.6 * len(names), 2.4), layout="constrained")
+    for name, ax in zip(names, figure.subplots(1, len(names)), strict=True):
+        ax.plot([row["epoch"] for row in rows], [row[name] for row in rows], color=COLOURS[0], linewidth=1)
+        ax.set(title=_words(name), xlabel="epoch")
+    _save(figure, path)
+
+
+def by_setting(summaries: Mapping[str, Mapping[str, Any]], scales: Mapping[str, str], path: Path) -> None:
+    """One dot per seed, one column per setting, for each metric of `scales` on its "linear" or "log" axis."""
+    figure = Figure(figsize=(3.4 * len(scales), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(scales), squeeze=False)[0]
+    for (metric, scale), ax in zip(scales.items(), axes, strict=True):
+        for column, (summary, colour) in enumerate(zip(summaries.values(), cycle(COLOURS))):
+            values = summary[metric]["values"]
+            offsets = torch.linspace(-0.15, 0.15, len(values))
+            ax.plot(column + offsets, values, "o", color=colour, markersize=4, alpha=0.8)
+        ax.set(title=_words(metric), yscale=scale, xlim=(-0.5, len(summaries) - 0.5))
+        ax.set_xticks(range(len(summaries)), [name.replace(" ", "\n") for name in summaries])
+        ax.grid(axis="y", linewidth=0.4)
+    _save(figure, path)
+
+
+def _scatter(ax: Axes, points: Tensor, labels: Tensor) -> None:
+    for label, colour in zip(labels.unique().tolist(), cycle(COLOURS)):
+        ax.scatter(*points[labels == label].T.tolist(), s=4, color=colour, linewidths=0, alpha=0.8)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace("kl", "KL")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=200)

@@ -1,0 +1,10 @@
+"""Likelihoods p(x|z): from the decoder's output to a torch distribution."""
+
+from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal
+
+
+def gaussian(parameters: tuple[Tensor, Tensor]) -> Distribution:
+    """N(x; loc, scale²) with a diagonal covariance, from the decoder's (loc, scale)."""
+    loc, scale = parameters
+    return Independent(Normal(loc, scale, validate_args=False), 1)

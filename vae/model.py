@@ -1,0 +1,56 @@
+"""A variational auto-encoder: encoder + decoder + prior + likelihood."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+
+class Encoding(NamedTuple):
+    """What the encoder makes of a batch: q(z|x) = N(loc, scale²), and one reparameterised draw z from it."""
+
+    loc: Tensor
+    scale: Tensor
+    z: Tensor
+
+    @property
+    def posterior(self) -> Distribution:
+        return Independent(Normal(self.loc, self.scale, validate_args=False), 1)
+
+
+class VAE(nn.Module):
+    """The four parts, each replaceable by anything of the same shape.
+
+    encoder: x [B, *event] -> (loc, scale), both [B, D].
+    decoder: z [B, D] -> whatever `likelihood` takes.
+    prior: a torch distribution with event_shape (D,), or a module that returns one when called, so that the
+        prior can own parameters and follow the model to its device.
+    likelihood: the decoder's output -> the torch distribution p(x|z), with log_prob of shape [B].
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        prior: Distribution | Callable[[], Distribution],
+        likelihood: Callable[[Any], Distribution],
+    ):
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.prior = (lambda: prior) if isinstance(prior, Distribution) else prior
+        self.likelihood = likelihood
+
+    def encode(self, x: Tensor) -> Encoding:
+        loc, scale = self.encoder(x)
+        return Encoding(loc, scale, loc + scale * torch.randn_like(loc))
+
+    def decode(self, z: Tensor) -> Distribution:
+        return self.likelihood(self.decoder(z))
+
+    def forward(self, x: Tensor) -> tuple[Encoding, Tensor]:
+        """The encoding of x and log p(x|z) [B] at its draw z."""
+        encoding = self.encode(x)
+        return encoding, self.decode(encoding.z).log_prob(x)

@@ -1,0 +1,216 @@
+"""A run folder: what a run was, how far it got, and what came out. Nothing in it is ever half written.
+
+config.json     settings with the seed, versions
+metrics.jsonl   one row per epoch
+checkpoint.pt   weights, optimiser, random state
+summary.json    the results; its presence means that the run is finished
+figures/*.png
+"""
+
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import warnings
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+
+class RunError(Exception):
+    """Something the user can put right; its text says what and how."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where and how to run."""
+
+    out: Path
+    """The run folder."""
+    resume: bool = False
+    """Continue the run in --out, with its settings; finished parts are not run again."""
+    seed: int = 0
+    """Seed of the data, the initial weights and the training."""
+    seeds: str = ""
+    """Several seeds, like 0-9 or 0,3,7: one run for each, and intervals over them."""
+    quick: bool = False
+    """A small version that shows that everything works."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+
+    def __post_init__(self) -> None:
+        if self.seeds:
+            parse_seeds(self.seeds)
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RunError("--device cuda: torch sees no CUDA device here, use --device cpu")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds from text: '0-2,7' is 0, 1, 2 and 7."""
+    try:
+        parts = [part.partition("-") for part in text.split(",")]
+        seeds = [
+            seed
+            for first, dash, last in parts
+            for seed in range(int(first), int(last if dash else first) + 1)
+        ]
+    except ValueError:
+        seeds = []
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise RunError(f"--seeds {text} is not two or more different seeds: write them like 0-9 or 0,3,7")
+    return seeds
+
+
+class RunFolder:
+    """The folder of a run, new or resumed: one in use, or made with other settings, is refused."""
+
+    def __init__(self, config: Any):
+        self.path = config.run.out
+        self.figures = self.path / "figures"
+        self._metrics = self.path / "metrics.jsonl"
+        self._checkpoint = self.path / "checkpoint.pt"
+        self._summary = self.path / "summary.json"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            present = {entry.name for entry in self.path.iterdir()}
+        except OSError as error:
+            raise RunError(f"--out {self.path} cannot be used ({error}): give another folder") from error
+        if present and not config.run.resume:
+            raise RunError(f"{self.path} is not empty: --resume continues a run, --out names another folder")
+        if "config.json" in present:
+            _check_same(self.path, config)
+        elif present <= {"config.json.tmp"}:  # new, or left by a run that was stopped just here
+            _write_json(self.path / "config.json", _content(config))
+        else:
+            raise RunError(f"{self.path} holds no run to resume (no config.json): check --out")
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The results of a finished run, else None."""
+        return _read_json(self._summary) if self._summary.exists() else None
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        _write_json(self._summary, summary)
+
+    def rows(self) -> list[dict[str, float]]:
+        return [json.loads(line) for line in self._metrics.read_text().splitlines()]
+
+    def log(self, row: dict[str, float]) -> None:
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save_checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
+        """Keep `state`, reached after `epoch` epochs, together with the random state."""
+        random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        buffer = io.BytesIO()
+        torch.save({"epoch": epoch, "random": random, **state}, buffer)
+        # The rows must outlive a power failure if the checkpoint that counts them does.
+        with self._metrics.open("a") as file:
+            os.fsync(file.fileno())
+        _write_atomically(self._checkpoint, buffer.getvalue())
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The last checkpoint, if any. Restores the random state, and drops the metrics of later epochs."""
+        if not self._checkpoint.exists():
+            _write_atomically(self._metrics, b"")
+            return None
+        remedy = f"restore a copy, or delete {self._checkpoint} and --resume to train again from the start"
+        try:
+            # torch reads past flipped bits, the archive's checksums do not.
+            with zipfile.ZipFile(self._checkpoint) as archive:
+                if archive.testzip() is not None:
+                    raise ValueError("a checksum does not match")
+            state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
+            epoch = state.pop("epoch")
+            random = state.pop("random")
+        except Exception as error:  # torch, zipfile and pickle each have their own kinds for a damaged file
+            raise RunError(f"{self._checkpoint} is damaged ({error}): {remedy}") from error
+        lines = self._metrics.read_bytes().splitlines(keepends=True) if self._metrics.exists() else []
+        if len(lines) < epoch:
+            raise RunError(f"{self._metrics} has only {len(lines)} of the {epoch} rows: {remedy}")
+        _write_atomically(self._metrics, b"".join(lines[:epoch]))
+        torch.set_rng_state(random["cpu"])
+        torch.cuda.set_rng_state_all(random["cuda"])
+        return {"epoch": epoch, **state}
+
+
+def stored_config(config_class: Any, options: RunOptions) -> Any:
+    """The configuration that the run in `options.out` was started with; None if there is none to resume."""
+    path = options.out / "config.json"
+    if not options.resume or not path.exists():
+        return None
+    stored = _read_json(path)
+    try:
+        if stored["experiment"] != config_class.__name__:
+            raise TypeError(f"it is of {stored['experiment']}")
+        run = RunOptions(**stored["run"], out=options.out, resume=True)
+        return config_class(**stored["settings"], run=run)
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} does not fit {config_class.__name__} ({error}): give another --out"
+        ) from error
+
+
+def _content(config: Any) -> dict[str, Any]:
+    """What config.json says: all that decides the result, so not where the run lives."""
+    settings = asdict(config)
+    run = {name: value for name, value in settings.pop("run").items() if name not in ("out", "resume")}
+    return {"experiment": type(config).__name__, "settings": settings, "run": run, "versions": _versions()}
+
+
+def _check_same(path: Path, config: Any) -> None:
+    asked, stored = _content(config), _read_json(path / "config.json")
+    for group in ("settings", "run"):
+        for name, now in asked[group].items():
+            if now != (before := stored[group].get(name)):
+                flag = "--" + name.replace("_", "-")
+                raise RunError(
+                    f"{path} was started with {flag} {before}, not {now}: "
+                    f"drop {flag} to continue it, or give another --out"
+                )
+    if asked["versions"] != stored["versions"]:
+        warnings.warn(
+            f"{path} was started with {stored['versions']} and continues with {asked['versions']}: "
+            "the result may differ from an uninterrupted run",
+            stacklevel=3,
+        )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("vae-kernels", "torch", "lightning-fabric", "numpy"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}): restore a copy, or give another --out") from error
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """After a crash at any moment, `path` holds either all of `content` or what it held before."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

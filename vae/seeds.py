@@ -1,0 +1,68 @@
+"""An experiment run once, or once for every seed with intervals over them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from vae.metrics import student_t_interval
+from vae.run import RunFolder, RunOptions, parse_seeds
+
+Experiment = Callable[[Any, RunFolder, Fabric], dict[str, float]]
+"""(config, folder, fabric) -> summary: one run, whose seed is already set."""
+
+
+def run(config: Any, experiment: Experiment) -> dict[str, Any]:
+    """The summary of `experiment` under `config`: of one run, or with --seeds the `intervals` over several.
+
+    What is already finished in the run folder is not run again.
+    """
+    folder = RunFolder(config)
+    if folder.summary is None:
+        if config.run.seeds:
+            children = [one_of(config.run, seed) for seed in parse_seeds(config.run.seeds)]
+            folder.finish(intervals([run(replace(config, run=child), experiment) for child in children]))
+        else:
+            fabric = _fabric(config.run.device)
+            fabric.seed_everything(config.run.seed, verbose=False)
+            folder.finish(experiment(config, folder, fabric))
+    return folder.summary
+
+
+def one_of(options: RunOptions, seed: int) -> RunOptions:
+    """The options of one seed's run among several."""
+    return replace(options, seed=seed, seeds="", out=options.out / f"seed-{seed}")
+
+
+def intervals(summaries: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Per key: the values, their mean, and the half-width of its 95 % Student-t interval."""
+    result = {}
+    for name in summaries[0]:
+        values = [summary[name] for summary in summaries]
+        mean, half_width = student_t_interval(values)
+        result[name] = {"mean": mean, "half_width": half_width, "values": values}
+    return result
+
+
+def table(columns: Mapping[str, Mapping[str, Any]]) -> str:
+    """Summaries side by side, one metric per line."""
+    names = list(next(iter(columns.values())))
+    rows = [["", *columns]]
+    rows += [[name, *(_cell(summary[name]) for summary in columns.values())] for name in names]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else f"{value['mean']:.4g} ± {value['half_width']:.2g}"
+
+
+def _fabric(device: str) -> Fabric:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    fabric = Fabric(accelerator=device, devices=1)
+    fabric.launch()
+    return fabric

@@ -1,0 +1,82 @@
+"""Training: epochs, checkpoints, progress. Device, precision and backward come from Fabric."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm import tqdm
+
+from vae.model import VAE
+from vae.objectives import Terms
+from vae.run import RunError, RunFolder
+
+CHECKPOINT_SHARE = 0.02
+"""Checkpoints may cost this share of the time."""
+
+
+def train(
+    model: VAE,
+    batches: Callable[[], Iterable[Tensor]],
+    objective: Callable[[VAE, Tensor], Terms],
+    *,
+    epochs: int,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    fabric: Fabric,
+    folder: RunFolder,
+) -> None:
+    """Maximise `objective(model, batch).objective` by Adam with AMSGrad; `batches()` is called every epoch.
+
+    Continues from the folder's checkpoint where there is one, bit for bit: everything random is drawn from
+    torch's global generators, whose state the checkpoint holds.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr, betas, amsgrad=True, fused=True)
+    model, optimizer = fabric.setup(model, optimizer)
+    first = 0
+    if state := folder.load_checkpoint():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["epoch"]
+
+    next_checkpoint = 0.0
+    bar = {"desc": str(folder.path), "initial": first, "total": epochs, "unit": "epoch", "disable": None}
+    for epoch in tqdm(range(first + 1, epochs + 1), **bar):
+        total, count = torch.zeros(len(Terms._fields), device=fabric.device), 0
+        for batch in batches():
+            terms = objective(model, batch)
+            optimizer.zero_grad()
+            fabric.backward(-terms.objective)
+            optimizer.step()
+            total += len(batch) * torch.stack(terms).detach()
+            count += len(batch)
+        row = dict(zip(Terms._fields, (total / count).tolist(), strict=True))
+        if not math.isfinite(row["objective"]):
+            raise RunError(f"the objective became {row['objective']} in epoch {epoch}: try a lower --lr")
+        folder.log({"epoch": epoch, **row})
+        if (start := time.monotonic()) >= next_checkpoint or epoch == epochs:
+            folder.save_checkpoint(epoch, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+            saved = time.monotonic()
+            next_checkpoint = saved + (saved - start) / CHECKPOINT_SHARE
+
+
+def shuffled(data: Tensor, batch_size: int) -> Callable[[], Iterable[Tensor]]:
+    """Batches of `data`, in a new order every epoch; one that holds everything keeps its order."""
+    if batch_size >= len(data):
+        return lambda: (data,)
+    return lambda: data[torch.randperm(len(data), device=data.device)].split(batch_size)
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """One thread for torch on the CPU: for networks so small that a second one gains nothing when the cores are
+    free, and makes a step several times slower when they are not."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
