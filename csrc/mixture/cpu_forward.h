@@ -7,8 +7,8 @@ namespace pykernels {
 namespace {
 
 // sum_i 2^x_i is kept as total * 2^reference. The reference starts at the lowest finite number, so that -inf minus it is
-// still -inf; an exponent may exceed the reference by kHeadroom before the reference moves up to the largest exponent seen.
-// Little headroom, because an exponent is rounded to its distance from the reference.
+// still -inf. When an exponent exceeds it by kHeadroom it moves, to kHeadroom above the largest exponent of that vector: so
+// it moves seldom, and the exponents that count stay near it, which matters because they are rounded to that distance.
 constexpr int kHeadroom = 8;
 
 PYKERNELS_INLINE double at_least_real(double a, double b) { return a < b ? b : a; }
@@ -24,7 +24,7 @@ __attribute__((noinline)) void move_reference(Vector<T>& exponent, Vector<T>& pa
       if (!(exponent[lane] <= -Float<T>::lowest)) special += static_cast<double>(exponent[lane]);
     exponent = exponent <= finite ? exponent : splat(-Float<T>::infinity);
   }
-  const T largest = max_lane<T>(exponent);
+  const T largest = max_lane<T>(exponent) + T(kHeadroom);
   if (static_cast<double>(largest) > reference) {
     if (reference == static_cast<double>(Float<T>::lowest)) {
       partial = Vector<T>{};

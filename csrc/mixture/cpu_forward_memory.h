@@ -8,21 +8,22 @@ namespace {
 
 constexpr int64_t kLeaf = 128;  // components that are skipped together
 constexpr int kMostKeyBits = 16;
-constexpr int64_t kProbeComponents = 1024, kProbePieces = 64;
+constexpr int64_t kProbePieces = 64;
 
 template <class T> int64_t forward_capacity(int64_t dims, bool marginal) {
   return chunk_capacity<T>(dims, marginal ? 3 : 2, 96 << 10);
 }
 
-// Below this size a probe would cost more than a few percent of the plain pass.
+// Below this size a probe would cost more than a few percent of the plain pass. It takes room for a second copy of the
+// components, which must stay small beside what the rows cost.
 template <class T> bool skipping_possible(int64_t rows, int64_t components, int64_t dims) {
   const double slots = static_cast<double>(rows) * static_cast<double>(components) * (2.0 * static_cast<double>(dims) + 5);
-  return rows >= 256 && components >= 16384 && components < INT32_MAX && slots >= 4e8 &&
+  return rows >= 384 && components >= 16384 && components < INT32_MAX && slots >= 4e8 &&
          forward_capacity<T>(dims, false) * kLanes<T> >= kLeaf;
 }
 
 // Enough for any but a lopsided tree of boxes.
-static inline int64_t most_leaves(int64_t components) { return 4 * ceil_div(components, kLeaf) + kProbeComponents; }
+static inline int64_t most_leaves(int64_t components) { return 4 * ceil_div(components, kLeaf); }
 
 // One batch element.
 template <class T> struct ForwardProblem {
@@ -39,6 +40,7 @@ template <class T> struct SkipMemory {
   int32_t* cell_end;    // [1 + cells]
   int32_t* place;       // [cells]
   int32_t* leaf_start;  // [leaves + 1], in terms of the order
+  T *loc, *precision, *constant;  // the components, packed leaf by leaf
   T* boxes;             // [leaves][3 * dims + 1]: lowest and highest loc, lowest precision, highest constant
   T* probe;             // [kProbePieces][kGroup]
   T* lower;             // [groups][kGroup]: a lower bound of each row's log-sum-exp, in base 2
@@ -65,6 +67,10 @@ ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t row
     memory.skip.cell_end = take<int32_t>(arena, (1 << kMostKeyBits) + 1);
     memory.skip.place = take<int32_t>(arena, 1 << kMostKeyBits);
     memory.skip.leaf_start = take<int32_t>(arena, leaves + 1);
+    const int64_t slots = components + (leaves + 2) * kLanes<T>;
+    memory.skip.loc = take<T>(arena, slots * dims);
+    memory.skip.precision = take<T>(arena, slots * dims);
+    memory.skip.constant = take<T>(arena, slots);
     memory.skip.boxes = take<T>(arena, leaves * (3 * dims + 1));
     memory.skip.probe = take<T>(arena, kProbePieces * kGroup);
     memory.skip.lower = take<T>(arena, groups * kGroup);

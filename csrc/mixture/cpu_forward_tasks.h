@@ -70,17 +70,16 @@ void run_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, Aren
       pack_rows(problem.value, problem.rows, dims, group, memory.rows);
   });
   const bool skipping = memory.skip.order && skipping_pays(problem, memory, scratch, threads, interrupt);
-  Components<T> ordered = problem.components;
   int64_t leaves = 0;
   if (skipping) {
-    leaves = bound_leaves(ordered, kLeaf, most_leaves(ordered.count), memory.skip, scratch, threads, interrupt);
+    leaves = make_leaves(problem.components, memory.skip, scratch, threads, interrupt);
     parallel_tasks(groups, threads, interrupt, [&](int64_t group, int thread) {
-      bound_group(ordered, leaves, memory.rows + group * dims * kGroup, memory.skip, group, scratch[thread]);
+      bound_group(leaves, memory.rows + group * dims * kGroup, dims, memory.skip, group, scratch[thread].bounds);
     });
   }
   parallel_tasks(tasks, threads, interrupt, [&](int64_t task, int thread) {
     if (skipping) {
-      skipping_task(problem, ordered, leaves, plan, memory, task, scratch[thread], interrupt, thread);
+      skipping_task(problem, leaves, plan, memory, task, scratch[thread], interrupt, thread);
     } else {
       forward_task(problem, plan, memory, task, scratch[thread], interrupt, thread);
     }

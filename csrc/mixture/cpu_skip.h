@@ -50,50 +50,74 @@ template <class T> PYKERNELS_INLINE void bound_rows(const T* box, const T* rows,
   }
 }
 
+// Leaf l in packed form: filled by pack_components, read by all.
+template <class T> Chunk<T> leaf_chunk(const SkipMemory<T>& memory, int64_t dims, int64_t l, T* scale) {
+  Chunk<T> chunk{};
+  const int64_t slot = round_up(memory.leaf_start[l], kLanes<T>) + l * kLanes<T>;  // room for each leaf's last, partial vector
+  chunk.dims = dims;
+  chunk.first = memory.leaf_start[l];
+  chunk.count = memory.leaf_start[l + 1] - chunk.first;
+  chunk.vectors = ceil_div(chunk.count, kLanes<T>);
+  chunk.loc = memory.loc + slot * dims;
+  chunk.precision = memory.precision + slot * dims;
+  chunk.constant = memory.constant + slot;
+  chunk.scale = scale;
+  return chunk;
+}
+
+// Puts the components in order, packs them leaf by leaf and bounds each leaf; returns the number of leaves.
+template <class T>
+int64_t make_leaves(Components<T> components, const SkipMemory<T>& memory, ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
+  const int64_t leaves = order_components(components, memory, threads, interrupt), dims = components.dims;
+  components.order = memory.order;
+  parallel_tasks(leaves, threads, interrupt, [&](int64_t l, int thread) {
+    Chunk<T> chunk = leaf_chunk(memory, dims, l, scratch[thread].chunk.scale);
+    pack_components(components, chunk.first, chunk.count, chunk);
+    bound_leaf(chunk, memory.boxes + l * (3 * dims + 1));
+  });
+  return leaves;
+}
+
 // A lower bound of the log-sum-exp of each row in a group: the largest exponent among its most promising leaves. They are
 // tried until none is left that could hold a larger one, or a few have been.
 template <class T>
-void bound_group(const Components<T>& ordered, int64_t leaves, const T* rows, const SkipMemory<T>& memory, int64_t group, ForwardScratch<T>& scratch) {
-  constexpr int kTries = 6;
-  const int64_t dims = ordered.dims;
+void bound_group(int64_t leaves, const T* rows, int64_t dims, const SkipMemory<T>& memory, int64_t group, T* bounds) {
+  constexpr int kRounds = 6;
   T* const lower = memory.lower + group * kGroup;
+  for (int k = 0; k < kGroup; ++k) lower[k] = -Float<T>::infinity;
   for (int64_t l = 0; l < leaves; ++l) {
     T bound[kGroup];
     bound_rows(memory.boxes + l * (3 * dims + 1), rows, dims, bound);
-    memcpy(scratch.bounds + l * kGroup, bound, sizeof bound);
+    memcpy(bounds + l * kGroup, bound, sizeof bound);
   }
-  for (int k = 0; k < kGroup; ++k) lower[k] = -Float<T>::infinity;
-  for (int k = 0; k < kGroup; ++k) {
-    for (int attempt = 0; attempt < kTries; ++attempt) {
-      int64_t best = 0;
-      for (int64_t l = 1; l < leaves; ++l) best = scratch.bounds[l * kGroup + k] > scratch.bounds[best * kGroup + k] ? l : best;
-      if (!(scratch.bounds[best * kGroup + k] > lower[k])) break;
-      for (int j = k; j < kGroup; ++j)
-        if (j == k || scratch.bounds[best * kGroup + j] > lower[j]) scratch.bounds[best * kGroup + j] = -Float<T>::infinity;
-      const int64_t first = memory.leaf_start[best];
-      pack_components(ordered, first, memory.leaf_start[best + 1] - first, scratch.chunk);
-      for (int64_t v = 0; v < scratch.chunk.vectors; ++v) {
-        Vector<T> square[kGroup];
-        squared_distances(scratch.chunk, v, rows, square);
-        for (int j = k; j < kGroup; ++j) {
-          const Vector<T> x = load(scratch.chunk.constant + v * kLanes<T>) - square[j];
-          if (!not_le(x, splat(-Float<T>::lowest))) lower[j] = static_cast<T>(at_least_real(max_lane<T>(x), lower[j]));
+  for (int round = 0; round < kRounds; ++round) {
+    T best[kGroup];
+    typename Float<T>::integer where[kGroup] = {};
+    for (int k = 0; k < kGroup; ++k) best[k] = -Float<T>::infinity;
+    for (int64_t l = 0; l < leaves; ++l) {
+      for (int k = 0; k < kGroup; ++k) {
+        const bool better = bounds[l * kGroup + k] > best[k];
+        where[k] = better ? static_cast<typename Float<T>::integer>(l) : where[k];
+        best[k] = better ? bounds[l * kGroup + k] : best[k];
+      }
+    }
+    bool tried = false;
+    for (int k = 0; k < kGroup; ++k) {
+      if (!(best[k] > lower[k])) continue;
+      tried = true;
+      const Chunk<T> chunk = leaf_chunk<T>(memory, dims, where[k], nullptr);
+      for (int j = 0; j < kGroup; ++j) bounds[where[k] * kGroup + j] = -Float<T>::infinity;  // now known to all rows
+      for (int64_t v = 0; v < chunk.vectors; ++v) {
+        Vector<T> x[kGroup];
+        squared_distances(chunk, v, rows, x);
+        for (int j = 0; j < kGroup; ++j) {
+          x[j] = load(chunk.constant + v * kLanes<T>) - x[j];
+          if (not_le(x[j], splat(lower[j])) && !not_le(x[j], splat(-Float<T>::lowest))) lower[j] = max_lane<T>(x[j]);
         }
       }
     }
+    if (!tried) break;
   }
-}
-
-// Puts the components in order and bounds each leaf of them; returns the number of leaves.
-template <class T>
-int64_t bound_leaves(Components<T>& components, int64_t leaf, int64_t most, const SkipMemory<T>& memory, ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
-  const int64_t leaves = order_components(components, leaf, most, memory, threads, interrupt), dims = components.dims;
-  components.order = memory.order;
-  parallel_tasks(leaves, threads, interrupt, [&](int64_t l, int thread) {
-    pack_components(components, memory.leaf_start[l], memory.leaf_start[l + 1] - memory.leaf_start[l], scratch[thread].chunk);
-    bound_leaf(scratch[thread].chunk, memory.boxes + l * (3 * dims + 1));
-  });
-  return leaves;
 }
 
 // An exponent this far under a row's log-sum-exp cannot matter to it, nor can all of them together.
@@ -138,40 +162,53 @@ void largest_exponents(const Components<T>& components, const T* rows, T* partia
     for (int k = 0; k < kGroup; ++k) lower[k] = partial[piece * kGroup + k] > lower[k] ? partial[piece * kGroup + k] : lower[k];
 }
 
-// Whether most leaves are out of reach of most rows: of kGroup rows, and of leaves that are as many as the whole would have
-// but hold fewer components.
+// Whether most leaves are out of reach of most rows, judged by kGroup rows and by what leaves will look like: a cell of the
+// tree, as wide as a leaf's worth of random components where the tree does not cut.
 template <class T>
 bool skipping_pays(const ForwardProblem<T>& problem, const ForwardMemory<T>& memory, ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
-  constexpr double kReached = 0.4;
-  Components<T> sample = problem.components;
-  const int64_t dims = sample.dims, step = sample.count / kProbeComponents;
-  sample.count = kProbeComponents;
-  sample.loc.stride_i *= step;
-  sample.scale.stride_i *= step;
-  sample.log_weights.stride_i *= step;
-  T lower[kGroup];
+  constexpr double kReached = 0.25;
+  const Components<T>& components = problem.components;
+  const int64_t dims = components.dims;
   T* const rows = scratch->picked;
   for (int k = 0; k < kGroup; ++k)
     for (int64_t d = 0; d < dims; ++d) rows[d * kGroup + k] = problem.value.at(k * problem.rows / kGroup, d);
-  largest_exponents(problem.components, rows, memory.skip.probe, lower, scratch, threads, interrupt);
+  T lower[kGroup];
+  largest_exponents(components, rows, memory.skip.probe, lower, scratch, threads, interrupt);
 
-  const int64_t leaves = bound_leaves(sample, at_least(4, kLeaf / step), most_leaves(problem.components.count), memory.skip, scratch, 1, interrupt);
-  const T gap = negligible_gap<T>(problem.components.count);
+  Components<T> sample = components;
+  sample.count = kLeaf;
+  sample.loc.stride_i *= components.count / kLeaf;
+  sample.scale.stride_i *= components.count / kLeaf;
+  sample.log_weights.stride_i *= components.count / kLeaf;
+  pack_components(sample, 0, kLeaf, scratch->chunk);
+  T* const any = memory.skip.boxes;
+  T* const box = any + 3 * dims + 1;
+  bound_leaf(scratch->chunk, any);
+  // Packed as if there were kLeaf components in all, which only matters to equal weights.
+  if (!components.log_weights.present())
+    any[3 * dims] += static_cast<T>(::log2(static_cast<double>(kLeaf) / static_cast<double>(components.count)));
+
+  const Cells<T> cells = choose_cells(components);
+  const T gap = negligible_gap<T>(components.count);
+  const int bits = cells.bits < kFinerBits ? 0 : cells.bits - kFinerBits;
   int64_t reached = 0;
-  for (int64_t l = 0; l < leaves; ++l)
-    reached += __builtin_popcount(rows_reached(memory.skip.boxes + l * (3 * dims + 1), rows, dims, lower, gap));
-  return static_cast<double>(reached) < kReached * static_cast<double>(leaves * kGroup);
+  for (int cell = 0; cell < 1 << bits; ++cell) {
+    memcpy(box, any, static_cast<size_t>(3 * dims + 1) * sizeof(T));
+    cells.clip(cell, bits, box, box + dims);
+    reached += __builtin_popcount(rows_reached(box, rows, dims, lower, gap));
+  }
+  return static_cast<double>(reached) < kReached * kGroup * static_cast<double>(1 << bits);
 }
 
 // The leaves of one split for the rows of one block.
 template <class T>
-void skipping_task(const ForwardProblem<T>& problem, const Components<T>& ordered, int64_t leaves, const MixturePlan& plan, const ForwardMemory<T>& memory,
+void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const MixturePlan& plan, const ForwardMemory<T>& memory,
                    int64_t task, ForwardScratch<T>& scratch, Interrupt& interrupt, int thread) {
-  const int64_t dims = ordered.dims, groups = ceil_div(problem.rows, kGroup);
+  const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
   const int64_t split = task % plan.splits, block = task / plan.splits;
   const int64_t first_group = block * plan.rows_per_block / kGroup;
   const int64_t last_group = at_most(groups, first_group + plan.rows_per_block / kGroup);
-  const T gap = negligible_gap<T>(ordered.count);
+  const T gap = negligible_gap<T>(problem.components.count);
   Running* const state = memory.joint + split * groups;
   start<T>(state + first_group, last_group - first_group);
   for (int64_t group = first_group; group < last_group; ++group)
@@ -183,11 +220,9 @@ void skipping_task(const ForwardProblem<T>& problem, const Components<T>& ordere
   int64_t source[kGroup];
   for (int64_t l = split * leaves / plan.splits; l < (split + 1) * leaves / plan.splits && !interrupted(interrupt, thread); ++l) {
     const T* const box = memory.skip.boxes + l * (3 * dims + 1);
-    bool packed = false;
+    const Chunk<T> chunk = leaf_chunk<T>(memory.skip, dims, l, nullptr);
     int held = 0;
     const auto run = [&] {
-      if (!packed) pack_components(ordered, memory.skip.leaf_start[l], memory.skip.leaf_start[l + 1] - memory.skip.leaf_start[l], scratch.chunk);
-      packed = true;
       Running together{};
       for (int k = 0; k < held; ++k) {
         together.reference[k] = state[source[k] / kGroup].reference[source[k] % kGroup];
@@ -197,7 +232,7 @@ void skipping_task(const ForwardProblem<T>& problem, const Components<T>& ordere
         together.reference[k] = together.reference[0];
         for (int64_t d = 0; d < dims; ++d) picked[d * kGroup + k] = picked[d * kGroup];
       }
-      add_joint<T, false>(scratch.chunk, picked, nullptr, together);
+      add_joint<T, false>(chunk, picked, nullptr, together);
       for (int k = 0; k < held; ++k) {
         state[source[k] / kGroup].reference[source[k] % kGroup] = together.reference[k];
         state[source[k] / kGroup].total[source[k] % kGroup] = together.total[k];
