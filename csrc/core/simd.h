@@ -153,6 +153,18 @@ template <> struct QuadOf<float> { typedef float type __attribute__((vector_size
 template <> struct QuadOf<double> { typedef double type __attribute__((vector_size(32))); };
 template <class T> using Quad = typename QuadOf<T>::type;
 
+// Eight numbers side by side, one for each row of a group.
+template <class T> struct OctetOf;
+template <> struct OctetOf<float> { typedef float type __attribute__((vector_size(32))); };
+template <> struct OctetOf<double> { typedef double type __attribute__((vector_size(64))); };
+template <class T> using Octet = typename OctetOf<T>::type;
+
+template <class T> PYKERNELS_INLINE Octet<T> load_octet(const T* from) {
+  Octet<T> octet;
+  std::memcpy(&octet, from, sizeof octet);
+  return octet;
+}
+
 // to[j][i] = from[i][j] for 0 <= i, j < 4.
 template <class T> PYKERNELS_INLINE void transpose4(const T* const (&from)[4], T* const (&to)[4]) {
   Quad<T> row[4];

@@ -123,7 +123,11 @@ void gather_lanes(const Components<T>& components, const View<T>& tensor, int64_
   const int64_t dims = components.dims, quads = tensor.stride_d == 1 && dims >= 4 ? count / 4 * 4 : 0;
   for (int64_t lane = 0; lane < quads; lane += 4) {
     const T* from[4];
-    for (int j = 0; j < 4; ++j) from[j] = tensor.data + components.index(first + lane + j) * tensor.stride_i;
+    for (int j = 0; j < 4; ++j) {
+      from[j] = tensor.data + components.index(first + lane + j) * tensor.stride_i;
+      // Out of order, the hardware does not see the next ones coming.
+      if (components.order) __builtin_prefetch(tensor.data + components.index(at_most(first + lane + j + 16, components.count - 1)) * tensor.stride_i);
+    }
     for (int64_t block = 0; block < dims; block += 4) {
       const int64_t d = at_most(block, dims - 4);
       T* const to = lanes + d * kLanes<T> + lane;

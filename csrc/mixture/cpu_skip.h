@@ -37,17 +37,16 @@ template <class T> void bound_leaf(const Chunk<T>& chunk, T* box) {
 }
 
 // Upper bounds of every exponent that a leaf gives kGroup rows.
-template <class T> PYKERNELS_INLINE void bound_rows(const T* box, const T* rows, int64_t dims, T (&bound)[kGroup]) {
-  for (int k = 0; k < kGroup; ++k) bound[k] = box[3 * dims];
+template <class T> PYKERNELS_INLINE Octet<T> bound_rows(const T* box, const T* rows, int64_t dims) {
+  const Octet<T> zero{};
+  Octet<T> bound = zero + box[3 * dims];
   for (int64_t d = 0; d < dims; ++d) {
-    const T low = box[d], high = box[dims + d], precision = box[2 * dims + d];
-    for (int k = 0; k < kGroup; ++k) {
-      const T z = rows[d * kGroup + k], under = low - z, over = z - high;
-      T outside = under > over ? under : over;
-      outside = outside > 0 ? outside : T(0);
-      bound[k] -= outside * outside * precision;
-    }
+    const Octet<T> z = load_octet(rows + d * kGroup), under = box[d] - z, over = z - box[dims + d];
+    Octet<T> outside = under > over ? under : over;
+    outside = outside > zero ? outside : zero;
+    bound -= outside * outside * box[2 * dims + d];
   }
+  return bound;
 }
 
 // Leaf l in packed form: filled by pack_components, read by all.
@@ -86,20 +85,18 @@ void bound_group(int64_t leaves, const T* rows, int64_t dims, const SkipMemory<T
   T* const lower = memory.lower + group * kGroup;
   for (int k = 0; k < kGroup; ++k) lower[k] = -Float<T>::infinity;
   for (int64_t l = 0; l < leaves; ++l) {
-    T bound[kGroup];
-    bound_rows(memory.boxes + l * (3 * dims + 1), rows, dims, bound);
-    memcpy(bounds + l * kGroup, bound, sizeof bound);
+    const Octet<T> bound = bound_rows(memory.boxes + l * (3 * dims + 1), rows, dims);
+    memcpy(bounds + l * kGroup, &bound, sizeof bound);
   }
   for (int round = 0; round < kRounds; ++round) {
-    T best[kGroup];
-    typename Float<T>::integer where[kGroup] = {};
-    for (int k = 0; k < kGroup; ++k) best[k] = -Float<T>::infinity;
+    const Octet<T> none{};
+    Octet<T> best = none - Float<T>::infinity;
+    decltype(best > best) where{};
     for (int64_t l = 0; l < leaves; ++l) {
-      for (int k = 0; k < kGroup; ++k) {
-        const bool better = bounds[l * kGroup + k] > best[k];
-        where[k] = better ? static_cast<typename Float<T>::integer>(l) : where[k];
-        best[k] = better ? bounds[l * kGroup + k] : best[k];
-      }
+      const Octet<T> bound = load_octet(bounds + l * kGroup);
+      const auto better = bound > best;
+      where = better ? static_cast<typename Float<T>::integer>(l) + (where & 0) : where;
+      best = better ? bound : best;
     }
     bool tried = false;
     for (int k = 0; k < kGroup; ++k) {
@@ -128,10 +125,9 @@ template <class T> T negligible_gap(int64_t components) {
 // Which rows of a group a leaf may matter to, as bits. A bound that is NaN or infinite says yes.
 template <class T>
 PYKERNELS_INLINE unsigned rows_reached(const T* box, const T* rows, int64_t dims, const T* lower, T gap) {
-  T bound[kGroup];
-  bound_rows(box, rows, dims, bound);
+  const auto out_of_reach = bound_rows(box, rows, dims) < load_octet(lower) - gap;
   unsigned reached = 0;
-  for (int k = 0; k < kGroup; ++k) reached |= static_cast<unsigned>(!(bound[k] < lower[k] - gap)) << k;
+  for (int k = 0; k < kGroup; ++k) reached |= static_cast<unsigned>(out_of_reach[k] + 1) << k;
   return reached;
 }
 
