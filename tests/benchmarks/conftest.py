@@ -1,0 +1,6 @@
+"""Makes `benchmarks` importable. The root goes last, so that the installed pykernels and vae come before its folders."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2]))
