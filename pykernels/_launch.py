@@ -152,7 +152,7 @@ class _Workspace:
     """Memory that a kernel asks for once it has read its arguments, kept until the call is over."""
 
     def allocate(self, size: int) -> int:
-        self._memory = torch.empty(size, dtype=torch.uint8)
+        self._memory = torch.empty(size, dtype=torch.uint8, device="cpu")
         return self._memory.data_ptr()
 
 

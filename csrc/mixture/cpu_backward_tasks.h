@@ -91,7 +91,8 @@ void backward_task(const BackwardProblem<T>& problem, const MixturePlan& plan, B
   Sink<T>* const sinks[] = {&memory.loc, &memory.scale, &memory.log_weights};
   for (Sink<T>* sink : sinks) open_sink(*sink, task);
 
-  // Responsibilities below this cannot change a sum of that many terms in the working precision.
+  // Responsibilities below this cannot change a sum of that many terms in the working precision, gradients in units of the
+  // components' scales; narrow components keep more.
   const double most_terms = static_cast<double>(at_least(problem.components.count, problem.rows));
   const T negligible = static_cast<T>(-(Float<T>::mantissa_bits + 4 + ::ceil(::log2(most_terms))));
   const BackwardChunk<T> run = choose_backward_chunk<T>(memory.up.joint, memory.up.marginal, grad_rows,
@@ -99,7 +100,8 @@ void backward_task(const BackwardProblem<T>& problem, const MixturePlan& plan, B
   const int64_t step = scratch.chunk.capacity * kLanes<T>;
   for (int64_t first = split * plan.components_per_split; first < last && !interrupted(interrupt, thread); first += step) {
     pack_components(problem.components, first, at_most(step, last - first), scratch.chunk);
-    run(scratch, memory.up, first_group, last_group, negligible, grad_rows);
+    const T kept_bits = static_cast<T>(at_least_real(0, 0.5 * ::log2(static_cast<double>(highest_precision(scratch.chunk)))));
+    run(scratch, memory.up, first_group, last_group, negligible - kept_bits, grad_rows);
     put(memory.loc, plan, problem.components, scratch.chunk, scratch.total_first, dims, task);
     put(memory.scale, plan, problem.components, scratch.chunk, scratch.total_second, dims, task);
     put(memory.log_weights, plan, problem.components, scratch.chunk, scratch.total_joint_mass, 1, task);

@@ -11,8 +11,6 @@ namespace {
 // it moves seldom, and the exponents that count stay near it, which matters because they are rounded to that distance.
 constexpr int kHeadroom = 8;
 
-PYKERNELS_INLINE double at_least_real(double a, double b) { return a < b ? b : a; }
-
 // Called for a vector of exponents some of which are over the headroom, NaN or +inf. Moves the reference up, rescales what
 // was summed, and returns the exponents relative to the new reference. NaN and +inf go straight into the total.
 template <class T>
@@ -54,12 +52,12 @@ template <class T> void start(Running* state, int64_t count) {
 }
 
 // Adds the components of one chunk to the joint sums of one group of rows. With kKnown the squared distances were computed
-// before ([vectors][kGroup][lanes]).
+// before, by add_marginals.
 template <class T, bool kKnown>
 void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& state) {
   const auto squares_of = [&](int64_t v, Vector<T>(&x)[kGroup]) __attribute__((always_inline)) {
     if constexpr (kKnown) {
-      for (int k = 0; k < kGroup; ++k) x[k] = load(known + (v * kGroup + k) * kLanes<T>);
+      for (int k = 0; k < kGroup; ++k) x[k] = load(known + 2 * (v * kGroup + k) * kLanes<T>);
     } else {
       squared_distances(chunk, v, rows, x);
     }
@@ -94,7 +92,7 @@ void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& st
   for (int k = 0; k < kGroup; ++k) state.total[k] += static_cast<double>(sum(partial[k]));
 }
 
-// The same for the marginals; state is one Running per dimension. `squared` ([vectors][kGroup][lanes], or null) receives
+// The same for the marginals; state is one Running per dimension. `squared` ([vectors][kGroup][2][lanes], or null) receives
 // the joint squared distances, which are the sums of what is computed here.
 template <class T, bool kSquared>
 void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squared) {
@@ -114,9 +112,15 @@ void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squa
       for (int k = 0; k < kGroup; ++k) {
         const Vector<T> e = m - splat(rows[d * kGroup + k]), q = add_weighted_square(e, w, Vector<T>{});
         if constexpr (kSquared) {
-          // Not + q: the joint backward pass must find the same bits.
-          T* sum_over_dims = squared + (v * kGroup + k) * kLanes<T>;
-          store(sum_over_dims, add_weighted_square(e, w, d == 0 ? Vector<T>{} : load(sum_over_dims)));
+          // As squared_distances does it: the joint backward pass must find the same bits.
+          T* const total = squared + 2 * (v * kGroup + k) * kLanes<T>;
+          T* const block = total + kLanes<T>;
+          const Vector<T> sum = add_weighted_square(e, w, d % kSummedDims == 0 ? Vector<T>{} : load(block));
+          if (d % kSummedDims == kSummedDims - 1 || d == chunk.dims - 1) {
+            store(total, d < kSummedDims ? sum : load(total) + sum);
+          } else {
+            store(block, sum);
+          }
         }
         x[k] = (constant - splat(reference[k])) - q;
         over |= not_le(x[k], splat(T(kHeadroom)));

@@ -80,7 +80,7 @@ ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t row
 
 template <class T> struct ForwardScratch {
   Chunk<T> chunk;
-  T* squared;  // [vectors][kGroup][lanes]
+  T* squared;  // [vectors][kGroup][2][lanes]: joint squared distances, and a block's share of them
   T* picked;   // [dims][kGroup]: rows chosen from several groups
   T* bounds;   // [leaves][kGroup]
 };
@@ -90,7 +90,7 @@ template <class T> ForwardScratch<T> take_forward_scratch(Arena& arena, int64_t 
   ForwardScratch<T> scratch;
   scratch.picked = take<T>(arena, dims * kGroup);
   scratch.chunk = take_chunk<T>(arena, dims, capacity, marginal);
-  scratch.squared = joint && marginal ? take<T>(arena, capacity * kGroup * kLanes<T>) : nullptr;
+  scratch.squared = joint && marginal ? take<T>(arena, 2 * capacity * kGroup * kLanes<T>) : nullptr;
   const bool skipping = !marginal && skipping_possible<T>(rows, components, dims);
   scratch.bounds = skipping ? take<T>(arena, most_leaves(components) * kGroup) : nullptr;
   return scratch;

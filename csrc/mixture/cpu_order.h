@@ -93,7 +93,7 @@ int64_t order_components(const Components<T>& components, const SkipMemory<T>& m
     for (int64_t i = piece * n / pieces; i < (piece + 1) * n / pieces; ++i)
       memory.keys[i] = cells.of(components.loc.data + i * components.loc.stride_i, components.loc.stride_d);
   });
-  if (interrupt.raised) return 0;  // some keys were never set
+  if (__atomic_load_n(&interrupt.raised, __ATOMIC_RELAXED)) return 0;  // some keys were never set
   int32_t* const end = memory.cell_end + 1;  // end[cell], and end[-1] = 0
   memset(memory.cell_end, 0, static_cast<size_t>(count + 1) * sizeof(int32_t));
   for (int64_t i = 0; i < n; ++i) ++end[memory.keys[i]];

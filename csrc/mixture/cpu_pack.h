@@ -106,6 +106,8 @@ template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, const doubl
       for (int64_t d = 0; d < dims; ++d) {
         const int64_t o = at + d * kLanes<T> + lane;
         const double log2_scale_d = ::log2(static_cast<double>(chunk.scale[o]));
+        // A scale so small that its precision overflows: close enough, where infinity times a difference of 0 would be NaN.
+        if (chunk.scale[o] > 0 && chunk.precision[o] > -Float<T>::lowest) chunk.precision[o] = -Float<T>::lowest / 2;
         total += log2_scale_d;
         if (chunk.marginal_constant)
           chunk.marginal_constant[o] = static_cast<T>(log2_weight[lane] - log2_scale_d - kHalfLog2TwoPi);
@@ -171,6 +173,15 @@ template <class T> void pack_components(const Components<T>& components, int64_t
   }
 }
 
+template <class T> T highest_precision(const Chunk<T>& chunk) {
+  Vector<T> highest{};
+  for (int64_t o = 0; o < chunk.vectors * chunk.dims * kLanes<T>; o += kLanes<T>) {
+    const Vector<T> w = load(chunk.precision + o);
+    highest = w > highest ? w : highest;
+  }
+  return max_lane<T>(highest);
+}
+
 // Rows as [groups][dims][kGroup]; the last group is filled up with copies of the last row.
 template <class T> void pack_rows(const View<T>& value, int64_t rows, int64_t dims, int64_t group, T* packed) {
   for (int k = 0; k < kGroup; ++k) {
@@ -179,17 +190,42 @@ template <class T> void pack_rows(const View<T>& value, int64_t rows, int64_t di
   }
 }
 
+// Dimensions are summed in blocks of this many: long sums of single terms round more.
+constexpr int64_t kSummedDims = 32;
+
+template <class T>
+PYKERNELS_INLINE void sum_of_dims(const T* loc, const T* precision, const T* rows, int64_t first, int64_t last, Vector<T> (&sum)[kGroup]) {
+#pragma GCC unroll 8
+  for (int k = 0; k < kGroup; ++k) sum[k] = Vector<T>{};
+  for (int64_t d = first; d < last; ++d) {
+    const Vector<T> m = load(loc + d * kLanes<T>), w = load(precision + d * kLanes<T>);
+#pragma GCC unroll 8
+    for (int k = 0; k < kGroup; ++k) sum[k] = add_weighted_square(m - splat(rows[d * kGroup + k]), w, sum[k]);
+  }
+}
+
+// Adds the dimensions after the first block. Not inlined: it would cost registers where there are none.
+template <class T>
+__attribute__((noinline)) void add_further_dims(const T* loc, const T* precision, const T* rows, int64_t dims, Vector<T> (&squared)[kGroup]) {
+  for (int64_t first = kSummedDims; first < dims; first += kSummedDims) {
+    Vector<T> block[kGroup];
+    sum_of_dims(loc, precision, rows, first, at_most(dims, first + kSummedDims), block);
+#pragma GCC unroll 8
+    for (int k = 0; k < kGroup; ++k) squared[k] += block[k];
+  }
+}
+
 // squared[k] = sum_d precision_d (loc_d - row_kd)^2 for the components of vector v.
 template <class T>
 PYKERNELS_INLINE void squared_distances(const Chunk<T>& chunk, int64_t v, const T* rows, Vector<T> (&squared)[kGroup]) {
   const T* loc = chunk.loc + v * chunk.dims * kLanes<T>;
   const T* precision = chunk.precision + v * chunk.dims * kLanes<T>;
-#pragma GCC unroll 8
-  for (int k = 0; k < kGroup; ++k) squared[k] = Vector<T>{};
-  for (int64_t d = 0; d < chunk.dims; ++d) {
-    const Vector<T> m = load(loc + d * kLanes<T>), w = load(precision + d * kLanes<T>);
-#pragma GCC unroll 8
-    for (int k = 0; k < kGroup; ++k) squared[k] = add_weighted_square(m - splat(rows[d * kGroup + k]), w, squared[k]);
+  sum_of_dims(loc, precision, rows, 0, at_most(chunk.dims, kSummedDims), squared);
+  if (chunk.dims > kSummedDims) {
+    Vector<T> total[kGroup];  // a copy, so that squared itself can stay in registers
+    for (int k = 0; k < kGroup; ++k) total[k] = squared[k];
+    add_further_dims(loc, precision, rows, chunk.dims, total);
+    for (int k = 0; k < kGroup; ++k) squared[k] = total[k];
   }
 }
 

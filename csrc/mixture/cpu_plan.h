@@ -15,6 +15,7 @@ struct MixturePlan {
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline double at_least_real(double a, double b) { return a < b ? b : a; }
 static inline int64_t round_up(int64_t a, int64_t multiple) { return ceil_div(a, multiple) * multiple; }
 
 // A task should take about a tenth of a millisecond or more: then a small problem is a single task and stays on one

@@ -105,8 +105,9 @@ def _tile_gradients(
         pair = log_normal + weights
         by_dim = _responsible(grad_marginal.unsqueeze(-2), pair, marginal.unsqueeze(-2), absent)
         q, grad_weights = q + by_dim, grad_weights + by_dim.sum(-1, keepdim=True)
-    pull = q * u / scale
-    grad_scale = q * (u.square() - 1) / scale
+    # Masked once more: a row of NaN must not reach an absent component.
+    pull = (q * u / scale).masked_fill(absent, 0)
+    grad_scale = (q * (u.square() - 1) / scale).masked_fill(absent, 0)
     return -pull.sum(-2), pull.sum(-3), grad_scale.sum(-3), grad_weights.squeeze(-1).sum(-2)
 
 

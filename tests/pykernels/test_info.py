@@ -3,6 +3,7 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ HIDE_COMPILED = "import sys; sys.modules['pykernels._C'] = None; "
 
 
 def python(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, env={**os.environ, **environment}
-    )
+    # From where this package came: in a source tree, Python would find the one without compiled kernels.
+    home = Path(pykernels.__file__).parents[1]
+    command, environment = [sys.executable, *arguments], {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=home)
 
 
 def test_report_names_versions_and_variant():

@@ -207,3 +207,33 @@ def test_equal_bits_for_any_number_of_threads_and_from_run_to_run(
     one, two = one_and_two_threads(run)
     for tensors in zip(one, two, run()):
         assert all(torch.equal(tensors[0], other) for other in tensors[1:])
+
+
+def test_far_narrow_components_keep_their_gradient(variant):
+    """Pruning goes by what reaches the gradient, which a narrow component multiplies by 1 / scale."""
+    loc = torch.zeros(65, 1, dtype=torch.float64, requires_grad=True)
+    scale = torch.full((65, 1), 1e-12, dtype=torch.float64)
+    log_weights = torch.full((65,), -72.6, dtype=torch.float64)
+    scale[-1], log_weights[-1] = 1, 0
+    value = torch.full((1, 1), 1e-12, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(gaussian_mixture_log_prob(value, loc, scale, log_weights), loc)
+    responsibility = math.exp(-72.6 - 0.5) / 1e-12  # beside the wide component
+    torch.testing.assert_close(gradient[0].item(), responsibility / 1e-12, rtol=1e-9, atol=0)
+
+
+def test_a_scale_beyond_the_square_root_of_the_range(variant):
+    value, loc = torch.tensor([[10.0]]), torch.tensor([[0.0]], requires_grad=True)
+    scale = torch.tensor([[1e-20]], requires_grad=True)
+    at_loc = gaussian_mixture_log_prob(torch.zeros(1, 1), loc, scale)
+    torch.testing.assert_close(at_loc.item(), 45.132763, rtol=1e-6, atol=0)
+    far = gaussian_mixture_log_prob(value, loc, scale)
+    assert far.item() == -math.inf
+    assert torch.autograd.grad(far, (loc, scale)) == (torch.zeros(1, 1), torch.zeros(1, 1))
+
+
+def test_an_absent_component_has_no_gradient_beside_a_row_of_nan(variant):
+    loc = torch.zeros(2, 1, requires_grad=True)
+    log_weights = torch.tensor([0, -math.inf])
+    log_prob = gaussian_mixture_log_prob(torch.tensor([[math.nan]]), loc, torch.ones(()), log_weights)
+    (gradient,) = torch.autograd.grad(log_prob, loc)
+    assert gradient[0].isnan() and gradient[1] == 0
