@@ -168,8 +168,6 @@ bool skipping_pays(const ForwardProblem<T>& problem, const ForwardMemory<T>& mem
   T* const rows = scratch->picked;
   for (int k = 0; k < kGroup; ++k)
     for (int64_t d = 0; d < dims; ++d) rows[d * kGroup + k] = problem.value.at(k * problem.rows / kGroup, d);
-  T lower[kGroup];
-  largest_exponents(components, rows, memory.skip.probe, lower, scratch, threads, interrupt);
 
   Components<T> sample = components;
   sample.count = kLeaf;
@@ -187,13 +185,21 @@ bool skipping_pays(const ForwardProblem<T>& problem, const ForwardMemory<T>& mem
   const Cells<T> cells = choose_cells(components);
   const T gap = negligible_gap<T>(components.count);
   const int bits = cells.bits < kFinerBits ? 0 : cells.bits - kFinerBits;
-  int64_t reached = 0;
-  for (int cell = 0; cell < 1 << bits; ++cell) {
-    memcpy(box, any, static_cast<size_t>(3 * dims + 1) * sizeof(T));
-    cells.clip(cell, bits, box, box + dims);
-    reached += __builtin_popcount(rows_reached(box, rows, dims, lower, gap));
-  }
-  return static_cast<double>(reached) < kReached * kGroup * static_cast<double>(1 << bits);
+  const auto few_reached = [&](const T* lower) {
+    int64_t reached = 0;
+    for (int cell = 0; cell < 1 << bits; ++cell) {
+      memcpy(box, any, static_cast<size_t>(3 * dims + 1) * sizeof(T));
+      cells.clip(cell, bits, box, box + dims);
+      reached += __builtin_popcount(rows_reached(box, rows, dims, lower, gap));
+    }
+    return static_cast<double>(reached) < kReached * kGroup * static_cast<double>(1 << bits);
+  };
+  // Asked first as if every row lay on a component, which costs next to nothing and is enough to say no.
+  T lower[kGroup];
+  for (int k = 0; k < kGroup; ++k) lower[k] = any[3 * dims];
+  if (!few_reached(lower)) return false;
+  largest_exponents(components, rows, memory.skip.probe, lower, scratch, threads, interrupt);
+  return few_reached(lower);
 }
 
 // The leaves of one split for the rows of one block.
