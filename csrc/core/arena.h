@@ -2,7 +2,6 @@
 // bring and the layout that a kernel uses come from one function.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
 namespace pykernels {

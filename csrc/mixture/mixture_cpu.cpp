@@ -55,12 +55,12 @@ template <class One> Status over_batch(const Layout& layout, int64_t batch, CpuE
 
 constexpr int kMostThreads = 256;
 
-struct ForwardPlan {
+struct CallPlan {
   MixturePlan plan;
   Layout layout;
 };
 
-ForwardPlan plan_forward(const MixtureForward& args, int threads) {
+CallPlan plan_forward(const MixtureForward& args, int threads) {
   const MixtureProblem& p = args.problem;
   const MixturePlan plan = plan_mixture(p.rows, p.components, p.dims, false, args.marginal);
   return {plan, layout_of(plan, batch_count(p.batch), false, threads)};
@@ -71,7 +71,7 @@ template <class T> struct ForwardMemories {
   ForwardScratch<T> scratch[kMostThreads];
 };
 
-template <class T> void take_forward_memories(Arena& arena, const MixtureForward& args, const ForwardPlan& plan, int threads, ForwardMemories<T>& memories) {
+template <class T> void take_forward_memories(Arena& arena, const MixtureForward& args, const CallPlan& plan, int threads, ForwardMemories<T>& memories) {
   for (int copy = 0; copy < plan.layout.copies; ++copy) {
     memories.problem[copy] = arena;
     take_forward<T>(arena, plan.plan, args.problem.rows, args.problem.components, args.problem.dims, args.joint, args.marginal);
@@ -89,7 +89,7 @@ template <class T> int64_t forward_workspace(const MixtureForward& args, int thr
 
 template <class T> Status forward(const MixtureForward& args, CpuExecution execution) {
   const MixtureProblem& p = args.problem;
-  const ForwardPlan plan = plan_forward(args, execution.threads);
+  const CallPlan plan = plan_forward(args, execution.threads);
   Arena arena = arena_over(args.workspace);
   ForwardMemories<T> memories;
   take_forward_memories(arena, args, plan, execution.threads, memories);
@@ -103,7 +103,7 @@ template <class T> Status forward(const MixtureForward& args, CpuExecution execu
   });
 }
 
-ForwardPlan plan_backward(const MixtureBackward& args, int threads) {
+CallPlan plan_backward(const MixtureBackward& args, int threads) {
   const MixtureProblem& p = args.problem;
   const MixturePlan plan = plan_mixture(p.rows, p.components, p.dims, true, args.grad_marginal);
   bool shared = false;
@@ -117,7 +117,7 @@ template <class T> struct BackwardMemories {
   BackwardScratch<T> scratch[kMostThreads];
 };
 
-template <class T> void take_backward_memories(Arena& arena, const MixtureBackward& args, const ForwardPlan& plan, int threads, BackwardMemories<T>& memories) {
+template <class T> void take_backward_memories(Arena& arena, const MixtureBackward& args, const CallPlan& plan, int threads, BackwardMemories<T>& memories) {
   for (int copy = 0; copy < plan.layout.copies; ++copy) {
     memories.problem[copy] = arena;
     take_backward<T>(arena, plan.plan, args, 0);
@@ -135,7 +135,7 @@ template <class T> int64_t backward_workspace(const MixtureBackward& args, int t
 
 template <class T> Status backward(const MixtureBackward& args, CpuExecution execution) {
   const MixtureProblem& p = args.problem;
-  const ForwardPlan plan = plan_backward(args, execution.threads);
+  const CallPlan plan = plan_backward(args, execution.threads);
   Arena arena = arena_over(args.workspace);
   BackwardMemories<T> memories;
   take_backward_memories(arena, args, plan, execution.threads, memories);
