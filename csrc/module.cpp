@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <chrono>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -84,10 +85,9 @@ template <class Launch> void run(int threads, const Launch& launch) {
   if (status != Status::ok) throw std::runtime_error(status_text(status));
 }
 
-// allocate(bytes) returns the address of memory that the caller keeps until the call is over.
 void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc, const Strided& scale,
-                      const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t marginal, uintptr_t joint_log2,
-                      uintptr_t marginal_log2, const py::function& allocate, const std::string& variant_name, int threads) {
+                      const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t joint_log2, uintptr_t marginal,
+                      uintptr_t marginal_log2, const std::string& variant_name, int threads) {
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureForward args{};
   args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
@@ -96,7 +96,8 @@ void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Stride
   args.marginal = address(marginal);
   args.marginal_log2 = address(marginal_log2);
   args.workspace_bytes = variant.forward_workspace(args, threads);
-  args.workspace = address(allocate(args.workspace_bytes).cast<uintptr_t>());
+  const std::unique_ptr<char[]> workspace(new char[args.workspace_bytes]);
+  args.workspace = workspace.get();
   run(threads, [&](CpuExecution execution) { return variant.forward(args, execution); });
 }
 
@@ -104,8 +105,7 @@ void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, con
                                const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint_log2, uintptr_t marginal_log2,
                                uintptr_t grad_joint, uintptr_t grad_marginal, const std::optional<Strided>& grad_value,
                                const std::optional<Strided>& grad_loc, const std::optional<Strided>& grad_scale,
-                               const std::optional<Strided>& grad_log_weights, const py::function& allocate,
-                               const std::string& variant_name, int threads) {
+                               const std::optional<Strided>& grad_log_weights, const std::string& variant_name, int threads) {
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureBackward args{};
   args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
@@ -118,7 +118,8 @@ void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, con
   args.grad_scale = strided(grad_scale);
   args.grad_log_weights = strided(grad_log_weights);
   args.workspace_bytes = variant.backward_workspace(args, threads);
-  args.workspace = address(allocate(args.workspace_bytes).cast<uintptr_t>());
+  const std::unique_ptr<char[]> workspace(new char[args.workspace_bytes]);
+  args.workspace = workspace.get();
   run(threads, [&](CpuExecution execution) { return variant.backward(args, execution); });
 }
 

@@ -196,7 +196,7 @@ def _check_positive(scale: Tensor) -> None:
     traced = type(scale) not in (Tensor, torch.nn.Parameter) or torch._C._are_functorch_transforms_active()
     if traced or scale.device.type != "cpu" or scale.numel() == 0:
         return
-    smallest = scale.detach().amin().item()
+    smallest = scale.detach().min().item()
     if not smallest > 0:  # NaN is not, either
         raise ValueError(
             f"scale must be positive (it is a standard deviation), but its smallest element is {smallest}: "

@@ -73,24 +73,24 @@ def use_variant(name: str) -> Iterator[None]:
 
 def mixture_log_prob(
     value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, joint: bool, marginal: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> list[Tensor]:
     if _variant == REFERENCE or not value.is_cpu:
         results = _reference_log_prob(value, loc, scale, log_weights, joint, marginal)
-        return *results, *(result * _LOG2_E for result in results)
+        asked = [result for result, wanted in zip(results, (joint, marginal)) if wanted]
+        return [tensor for result in asked for tensor in (result, result * _LOG2_E)]
     batch, shape = _sizes(value, loc, scale, log_weights)
     rows_shape = (*batch, *value.shape[-2:])
-    joint_shape, marginal_shape = rows_shape[:-1] if joint else 0, rows_shape if marginal else 0
-    outputs = tuple(value.new_empty(size) for size in (joint_shape, marginal_shape) * 2)
+    outputs = [value.new_empty(rows_shape[:-1]) for _ in range(2 * joint)]
+    outputs += [value.new_empty(rows_shape) for _ in range(2 * marginal)]
     if 0 in rows_shape:
         return outputs
-    dtype = _DTYPES[value.dtype]
-    workspace = _Workspace()
+    addresses = [output.data_ptr() for output in outputs]
     _C.mixture_log_prob(
-        dtype,
+        _DTYPES[value.dtype],
         shape,
         *_addresses(value, loc, scale, log_weights, shape),
-        *(output.data_ptr() for output in outputs),
-        workspace.allocate,
+        *(addresses[:2] if joint else (0, 0)),
+        *(addresses[-2:] if marginal else (0, 0)),
         _variant,
         torch.get_num_threads(),
     )
@@ -100,10 +100,8 @@ def mixture_log_prob(
 def mixture_log_prob_backward(
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
-    joint: Tensor,
-    marginal: Tensor,
-    joint_log2: Tensor,
-    marginal_log2: Tensor,
+    joint_log2: Tensor | None,
+    marginal_log2: Tensor | None,
     value: Tensor,
     loc: Tensor,
     scale: Tensor,
@@ -112,32 +110,29 @@ def mixture_log_prob_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs = value, loc, scale, log_weights
     if _variant == REFERENCE or not value.is_cpu:
-        gradients = _reference_backward(grad_joint, grad_marginal, joint, marginal, *inputs, output_mask)
+        results = (None if t is None else t / _LOG2_E for t in (joint_log2, marginal_log2))
+        gradients = _reference_backward(grad_joint, grad_marginal, *results, *inputs, output_mask)
         return tuple(value.new_empty(0) if gradient is None else gradient for gradient in gradients)
     batch, shape = _sizes(*inputs)
-    if 0 in batch or shape[-3] == 0:
-        return tuple(value.new_zeros(t.shape if asked else 0) for t, asked in zip(inputs, output_mask))
-    outputs = [value.new_empty(t.shape if asked else 0) for t, asked in zip(inputs, output_mask)]
-    # Held by name until the call returns: a temporary's memory would be handed to the next tensor.
-    grad_joint = grad_joint if grad_joint is None else grad_joint.contiguous()
-    grad_marginal = grad_marginal if grad_marginal is None else grad_marginal.contiguous()
-    joint_log2, marginal_log2 = joint_log2.contiguous(), marginal_log2.contiguous()
-    dtype = _DTYPES[value.dtype]
-    workspace = _Workspace()
+    nothing_to_do = 0 in batch or shape[-3] == 0
+    allocate = value.new_zeros if nothing_to_do else value.new_empty
+    outputs = tuple(allocate(t.shape if asked else 0) for t, asked in zip(inputs, output_mask))
+    if nothing_to_do:
+        return outputs
+    # Held until the call returns: a temporary's memory would be handed to the next tensor.
+    by_row = [
+        t if t is None else t.contiguous() for t in (joint_log2, marginal_log2, grad_joint, grad_marginal)
+    ]
     _C.mixture_log_prob_backward(
-        dtype,
+        _DTYPES[value.dtype],
         shape,
         *_addresses(*inputs, shape),
-        joint_log2.data_ptr(),
-        marginal_log2.data_ptr(),
-        0 if grad_joint is None else grad_joint.data_ptr(),
-        0 if grad_marginal is None else grad_marginal.data_ptr(),
+        *(0 if t is None else t.data_ptr() for t in by_row),
         *_addresses(*(out if asked else None for out, asked in zip(outputs, output_mask)), shape),
-        workspace.allocate,
         _variant,
         torch.get_num_threads(),
     )
-    return tuple(outputs)
+    return outputs
 
 
 def _sizes(
@@ -146,14 +141,6 @@ def _sizes(
     """The batch, and the (*batch, B, n, D) of the calls into `_C`."""
     batch = batch_shape(value, loc, scale, log_weights)
     return batch, (*batch, value.shape[-2], *loc.shape[-2:])
-
-
-class _Workspace:
-    """Memory that a kernel asks for once it has read its arguments, kept until the call is over."""
-
-    def allocate(self, size: int) -> int:
-        self._memory = torch.empty(size, dtype=torch.uint8, device="cpu")
-        return self._memory.data_ptr()
 
 
 def _addresses(

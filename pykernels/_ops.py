@@ -2,8 +2,9 @@
 their own: the public functions are the way in.
 
 Inputs are aligned (see `reference.mixture.align`): equally many batch dimensions, then [B, D], [n, D],
-[1 or n, 1 or D] and [1 or n]. An output not asked for is an empty tensor of shape [0]. The densities come in nats,
-and once more in base 2 for the backward pass: the kernels' own numbers, free of a conversion's rounding.
+[1 or n, 1 or D] and [1 or n]. The densities asked for come joint before marginal, each in nats and then in base 2,
+for the backward pass: the kernels' own numbers, free of a conversion's rounding. A gradient not asked for is an
+empty tensor of shape [0]: torch.autograd.grad's is_grads_batched cannot map an operator that returns a list.
 """
 
 import torch
@@ -14,15 +15,14 @@ from .reference.mixture import batch_shape
 
 # define and impl rather than custom_op, whose wrapper costs more than a small problem.
 _library = torch.library.Library("pykernels", "DEF")
+_INPUTS = "Tensor value, Tensor loc, Tensor scale, Tensor? log_weights"
 _library.define(
-    "mixture_log_prob(Tensor value, Tensor loc, Tensor scale, Tensor? log_weights, "
-    "bool joint, bool marginal) -> (Tensor, Tensor, Tensor, Tensor)",
+    f"mixture_log_prob({_INPUTS}, bool joint, bool marginal) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
-    "mixture_log_prob_backward(Tensor? grad_joint, Tensor? grad_marginal, Tensor joint, Tensor marginal, "
-    "Tensor joint_log2, Tensor marginal_log2, Tensor value, Tensor loc, Tensor scale, Tensor? log_weights, bool[4] output_mask) "
-    "-> (Tensor, Tensor, Tensor, Tensor)",
+    "mixture_log_prob_backward(Tensor? grad_joint, Tensor? grad_marginal, "
+    f"Tensor? joint_log2, Tensor? marginal_log2, {_INPUTS}, bool[4] output_mask) -> (Tensor, Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.impl("mixture_log_prob", _launch.mixture_log_prob, "CompositeExplicitAutograd")
@@ -35,19 +35,18 @@ mixture_log_prob_backward = torch.ops.pykernels.mixture_log_prob_backward.defaul
 @torch.library.register_fake("pykernels::mixture_log_prob", lib=_library)
 def _(
     value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, joint: bool, marginal: bool
-) -> tuple[Tensor, ...]:
+) -> list[Tensor]:
     shape = (*batch_shape(value, loc, scale, log_weights), *value.shape[-2:])
-    return tuple(value.new_empty(size) for size in (shape[:-1] if joint else 0, shape if marginal else 0) * 2)
+    sizes = [size for size, asked in ((shape[:-1], joint), (shape, marginal)) if asked]
+    return [value.new_empty(size) for size in sizes for _ in range(2)]
 
 
 @torch.library.register_fake("pykernels::mixture_log_prob_backward", lib=_library)
 def _(
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
-    joint: Tensor,
-    marginal: Tensor,
-    joint_log2: Tensor,
-    marginal_log2: Tensor,
+    joint_log2: Tensor | None,
+    marginal_log2: Tensor | None,
     value: Tensor,
     loc: Tensor,
     scale: Tensor,

@@ -1,7 +1,6 @@
 """Log-density of a mixture of diagonal Gaussians: the public functions and their derivatives."""
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -74,7 +73,7 @@ def gaussian_mixture_marginal_log_prob(
         >>> gaussian_mixture_marginal_log_prob(value, loc, torch.tensor(1.0))
         tensor([[-1.4189, -0.9189]])
     """
-    return _evaluate(value, loc, scale, log_weights, False, True)[1]
+    return _evaluate(value, loc, scale, log_weights, False, True)[0]
 
 
 def gaussian_mixture_joint_and_marginal_log_prob(
@@ -101,9 +100,10 @@ def gaussian_mixture_joint_and_marginal_log_prob(
 
 def _evaluate(
     value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, joint: bool, marginal: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
+    """The densities asked for."""
     inputs = align(*_checks.mixture_inputs(value, loc, scale, log_weights))
-    return _function().apply(*inputs, joint, marginal)[:2]
+    return _function().apply(*inputs, joint, marginal)[::2]
 
 
 def _function() -> type[Function]:
@@ -111,17 +111,16 @@ def _function() -> type[Function]:
     return _LogProb if torch.compiler.is_compiling() else _EagerLogProb
 
 
-def _signed(forward: Callable) -> Callable:
-    """Keeps the signature, which torch else works out in each call, for as long as a small kernel runs."""
-    forward.__signature__ = inspect.signature(forward)
-    return forward
+def _in_place(present: Iterable[Tensor], asked: Sequence[bool]) -> list[Tensor | None]:
+    """With None in the places of what was not asked for."""
+    present = iter(present)
+    return [next(present) if wanted else None for wanted in asked]
 
 
 class _LogProb(Function):
     @staticmethod
-    @_signed
     def forward(*arguments):
-        return _ops.mixture_log_prob(*arguments)
+        return tuple(_ops.mixture_log_prob(*arguments))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -129,33 +128,37 @@ class _LogProb(Function):
         ctx.save_for_backward(*tensors, *output)
         ctx.asked = joint, marginal
         ctx.set_materialize_grads(False)
-        densities, in_base_2 = output[:2], output[2:]
-        not_asked = (out for out, asked in zip(densities, ctx.asked) if not asked)
-        ctx.mark_non_differentiable(*not_asked, *in_base_2)
+        ctx.mark_non_differentiable(*output[1::2])  # those in base 2
 
     @staticmethod
-    def backward(ctx, grad_joint, grad_marginal, *_):
-        # The compiler makes gradients up for outputs that were not asked for.
-        grads = [grad if asked else None for grad, asked in zip((grad_joint, grad_marginal), ctx.asked)]
+    def backward(ctx, *grads):
+        grads = _in_place(grads[::2], ctx.asked)
         if all(grad is None for grad in grads):
             return (None,) * 6
         tensors, results = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
+        in_base_2 = _in_place(results[1::2], ctx.asked)
         mask = ctx.needs_input_grad[:4]
-        # A trace ends at first derivatives, and the compiler does not follow a Function inside a Function.
-        if torch.compiler.is_compiling():
-            gradients = _ops.mixture_log_prob_backward(*grads, *results, *tensors, mask)
+        if _first_derivatives_only():
+            gradients = _ops.mixture_log_prob_backward(*grads, *in_base_2, *tensors, mask)
         else:
-            gradients = _LogProbBackward.apply(*grads, *results, *tensors, *mask)
+            densities = _in_place(results[::2], ctx.asked)
+            gradients = _LogProbBackward.apply(*grads, *densities, *in_base_2, *tensors, *mask)
         return *(gradient if asked else None for gradient, asked in zip(gradients, mask)), None, None
 
     @staticmethod
     def vmap(info, in_dims, *arguments):
         *tensors, joint, marginal = arguments
         output = _function().apply(*_batch_first(info, in_dims, tensors), joint, marginal)
-        return output, (0 if joint else None, 0 if marginal else None) * 2
+        return output, (0,) * len(output)
 
 
 class _EagerLogProb(_LogProb):
+    @classmethod
+    def apply(cls, *arguments):
+        # Function.apply first binds the arguments to a signature, for as long as a small kernel runs.
+        transformed = torch._C._are_functorch_transforms_active()
+        return (super() if transformed else super(Function, cls)).apply(*arguments)
+
     @staticmethod
     def jvp(ctx, *tangents):
         raise NotImplementedError(
@@ -164,17 +167,22 @@ class _EagerLogProb(_LogProb):
         )
 
 
+def _first_derivatives_only() -> bool:
+    # A trace ends at first derivatives, and the compiler does not follow a Function inside a Function.
+    return torch.compiler.is_compiling() or not (
+        torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+    )
+
+
 class _LogProbBackward(Function):
     @staticmethod
-    @_signed
     def forward(*arguments):
-        return _ops.mixture_log_prob_backward(*arguments[:10], arguments[10:])
-
+        return _ops.mixture_log_prob_backward(*arguments[:2], *arguments[4:10], arguments[10:])
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         tensors, mask = inputs[:10], inputs[10:]
-        ctx.save_for_backward(*tensors[:4], *tensors[6:])
+        ctx.save_for_backward(*tensors[:4], *tensors[6:])  # all but the densities in base 2
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(out for out, asked in zip(output, mask) if not asked))
 
@@ -182,8 +190,7 @@ class _LogProbBackward(Function):
     def backward(ctx, *cotangents):
         if all(cotangent is None for cotangent in cotangents):
             return (None,) * 14
-        tensors = ctx.saved_tensors
-        derivatives = _LogProbDoubleBackward.apply(*cotangents, *tensors)
+        derivatives = _LogProbDoubleBackward.apply(*cotangents, *ctx.saved_tensors)
         needed = *ctx.needs_input_grad[:4], *ctx.needs_input_grad[6:10]
         wanted = [d if need else None for d, need in zip(derivatives, needed)]
         return *wanted[:4], None, None, *wanted[4:], *(None,) * 4

@@ -154,6 +154,16 @@ def test_cotangents_may_be_mapped_and_broadcast(variant):
         torch.testing.assert_close(actual, wanted)
 
 
+def test_batched_cotangents_in_reverse_mode(variant):
+    inputs = mixture_inputs()
+    output = pykernels.gaussian_mixture_log_prob(*inputs)
+    cotangents = torch.eye(output.numel(), dtype=output.dtype)
+    batched = torch.autograd.grad(output, inputs, cotangents, is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad(output, inputs, c, retain_graph=True) for c in cotangents]
+    for actual, *expected in zip(batched, *one_by_one):
+        torch.testing.assert_close(actual, torch.stack(expected))
+
+
 @compiles
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_compile_without_graph_breaks(function):
@@ -187,11 +197,13 @@ def test_opcheck(variant, asked, shapes):
     arguments = value, loc, scale, weights, *asked
     torch.library.opcheck(OP.mixture_log_prob.default, arguments)
     outputs = OP.mixture_log_prob(*arguments)
-    cotangents = [torch.randn_like(o) if a else None for o, a in zip(outputs, asked)]
+    assert len(outputs) == 2 * sum(asked)
+    in_base_2 = iter(outputs[1::2])
+    in_base_2 = [next(in_base_2) if a else None for a in asked]
+    cotangents = [None if o is None else torch.randn_like(o) for o in in_base_2]
     for mask in ([True] * 4, [True, False, True, False]):
-        torch.library.opcheck(
-            OP.mixture_log_prob_backward.default, (*cotangents, *outputs, *arguments[:4], mask)
-        )
+        arguments = *cotangents, *in_base_2, value, loc, scale, weights, mask
+        torch.library.opcheck(OP.mixture_log_prob_backward.default, arguments)
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
