@@ -112,30 +112,6 @@ PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) {
 
 #endif
 
-// out[k] += the sum of v[k]'s lanes, for eight vectors.
-template <class T> PYKERNELS_INLINE void add_lane_sums(const Vector<T> (&v)[8], T* out) {
-  for (int k = 0; k < 8; ++k) out[k] += sum(v[k]);
-}
-#if defined(__AVX512F__)
-PYKERNELS_INLINE void add_lane_sums(const VectorF (&v)[8], float* out) {
-  // Three rounds of "interleave two vectors and add" leave, in one vector, two partial sums of each of the eight.
-  __m512 half[4], quarter[2];
-  for (int k = 0; k < 4; ++k) {
-    const __m512 a = (__m512)v[2 * k], b = (__m512)v[2 * k + 1];
-    half[k] = _mm512_shuffle_f32x4(a, b, 0x44) + _mm512_shuffle_f32x4(a, b, 0xee);
-  }
-  for (int k = 0; k < 2; ++k)
-    quarter[k] = _mm512_shuffle_f32x4(half[2 * k], half[2 * k + 1], 0x88) + _mm512_shuffle_f32x4(half[2 * k], half[2 * k + 1], 0xdd);
-  const __m512 pairs = _mm512_shuffle_ps(quarter[0], quarter[1], 0x44) + _mm512_shuffle_ps(quarter[0], quarter[1], 0xee);
-  alignas(64) float sums[16];
-  _mm512_store_ps(sums, pairs + _mm512_permute_ps(pairs, 0xb1));
-  for (int k = 0; k < 4; ++k) {
-    out[k] += sums[4 * k];
-    out[k + 4] += sums[4 * k + 2];
-  }
-}
-#endif
-
 // The largest lane; no lane may be NaN.
 template <class T> PYKERNELS_INLINE T max_lane(Vector<T> v) {
   T best = v[0];
@@ -145,6 +121,41 @@ template <class T> PYKERNELS_INLINE T max_lane(Vector<T> v) {
 #if defined(__AVX512F__)
 template <> inline float max_lane<float>(VectorF v) { return _mm512_reduce_max_ps((__m512)v); }
 template <> inline double max_lane<double>(VectorD v) { return _mm512_reduce_max_pd((__m512d)v); }
+#endif
+
+// For eight vectors: out[k] += the sum of v[k]'s lanes, and out[k] = the largest of them, of which none may be NaN.
+template <class T> PYKERNELS_INLINE void add_lane_sums(const Vector<T> (&v)[8], T* out) {
+  for (int k = 0; k < 8; ++k) out[k] += sum(v[k]);
+}
+template <class T> PYKERNELS_INLINE void lane_maxima(const Vector<T> (&v)[8], T* out) {
+  for (int k = 0; k < 8; ++k) out[k] = max_lane<T>(v[k]);
+}
+#if defined(__AVX512F__)
+// Three rounds of "interleave two vectors and join" leave, in one vector, two partial results of each of the eight; the
+// whole results then stand in lanes 0, 4, 8, 12, 2, 6, 10 and 14.
+template <class Join> PYKERNELS_INLINE void join_lanes(const VectorF (&v)[8], const Join& join, float (&joined)[16]) {
+  __m512 half[4], quarter[2];
+  for (int k = 0; k < 4; ++k) {
+    const __m512 a = (__m512)v[2 * k], b = (__m512)v[2 * k + 1];
+    half[k] = join(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  }
+  for (int k = 0; k < 2; ++k)
+    quarter[k] = join(_mm512_shuffle_f32x4(half[2 * k], half[2 * k + 1], 0x88),
+                      _mm512_shuffle_f32x4(half[2 * k], half[2 * k + 1], 0xdd));
+  const __m512 pairs = join(_mm512_shuffle_ps(quarter[0], quarter[1], 0x44),
+                            _mm512_shuffle_ps(quarter[0], quarter[1], 0xee));
+  _mm512_storeu_ps(joined, join(pairs, _mm512_permute_ps(pairs, 0xb1)));
+}
+PYKERNELS_INLINE void add_lane_sums(const VectorF (&v)[8], float* out) {
+  float sums[16];
+  join_lanes(v, [](__m512 a, __m512 b) { return a + b; }, sums);
+  for (int k = 0; k < 8; ++k) out[k] += sums[4 * (k % 4) + 2 * (k / 4)];
+}
+PYKERNELS_INLINE void lane_maxima(const VectorF (&v)[8], float* out) {
+  float maxima[16];
+  join_lanes(v, [](__m512 a, __m512 b) { return _mm512_max_ps(a, b); }, maxima);
+  for (int k = 0; k < 8; ++k) out[k] = maxima[4 * (k % 4) + 2 * (k / 4)];
+}
 #endif
 
 // Four numbers, whatever the instruction set: the unit in which rows of memory become lanes and back.

@@ -11,37 +11,40 @@ namespace {
 // it moves seldom, and the exponents that count stay near it, which matters because they are rounded to that distance.
 constexpr int kHeadroom = 8;
 
-// Called for a vector of exponents some of which are over the headroom, NaN or +inf. Moves the reference up, rescales what
-// was summed, and returns the exponents relative to the new reference. NaN and +inf go straight into the total.
-template <class T>
-__attribute__((noinline)) void move_reference(Vector<T>& exponent, Vector<T>& partial, double& reference, double& total) {
-  double special = 0;
-  const Vector<T> finite = splat(-Float<T>::lowest);
-  if (not_le(exponent, finite)) {
-    for (int lane = 0; lane < kLanes<T>; ++lane)
-      if (!(exponent[lane] <= -Float<T>::lowest)) special += static_cast<double>(exponent[lane]);
-    exponent = exponent <= finite ? exponent : splat(-Float<T>::infinity);
-  }
-  const T largest = max_lane<T>(exponent) + T(kHeadroom);
-  if (static_cast<double>(largest) > reference) {
-    if (reference == static_cast<double>(Float<T>::lowest)) {
-      partial = Vector<T>{};
-    } else {
-      // Not 0: an infinite total stays infinite.
-      const double shrink = ::exp2(at_least_real(reference - static_cast<double>(largest), -1000));
-      partial *= static_cast<T>(shrink);
-      total *= shrink;
-    }
-    reference = static_cast<double>(largest);
-  }
-  total += special;
-  exponent -= static_cast<T>(reference);
-}
-
 // State of one group of rows.
 struct Running {
   double reference[kGroup], total[kGroup];
 };
+
+// Called when some exponents of some rows are over the headroom, NaN or +inf. Moves the references of those rows up and
+// rescales what was summed for them. NaN and +inf go straight into the total, and leave -inf behind.
+template <class T>
+__attribute__((noinline)) void move_references(Vector<T> (&exponent)[kGroup], Vector<T> (&partial)[kGroup],
+                                               T (&reference)[kGroup], Running& state) {
+  const Vector<T> finite = splat(-Float<T>::lowest);
+  for (int k = 0; k < kGroup; ++k) {
+    if (!not_le(exponent[k], finite)) continue;
+    for (int lane = 0; lane < kLanes<T>; ++lane)
+      if (!(exponent[k][lane] <= -Float<T>::lowest)) state.total[k] += static_cast<double>(exponent[k][lane]);
+    exponent[k] = exponent[k] <= finite ? exponent[k] : splat(-Float<T>::infinity);
+  }
+  T largest[kGroup];
+  lane_maxima(exponent, largest);
+  for (int k = 0; k < kGroup; ++k) {
+    if (largest[k] - reference[k] <= T(kHeadroom)) continue;
+    const T moved = largest[k] + T(kHeadroom);
+    if (reference[k] == Float<T>::lowest) {
+      partial[k] = Vector<T>{};
+    } else {
+      // Not 0: an infinite total stays infinite.
+      const double shrink = ::exp2(at_least_real(static_cast<double>(reference[k]) - static_cast<double>(moved), -1000));
+      partial[k] *= static_cast<T>(shrink);
+      state.total[k] *= shrink;
+    }
+    reference[k] = moved;
+    state.reference[k] = static_cast<double>(moved);
+  }
+}
 
 template <class T> void start(Running* state, int64_t count) {
   for (int64_t j = 0; j < count; ++j)
@@ -79,11 +82,16 @@ void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& st
       over |= not_le(x[k], splat(T(kHeadroom)));
     }
     if (__builtin_expect(over != 0, 0)) {
+      // Copies, so that the sums themselves can stay in registers.
+      Vector<T> exponent[kGroup], summed[kGroup];
       for (int k = 0; k < kGroup; ++k) {
-        if (!not_le(x[k], splat(T(kHeadroom)))) continue;
-        x[k] = constant - square[k];
-        move_reference<T>(x[k], partial[k], state.reference[k], state.total[k]);
-        reference[k] = static_cast<T>(state.reference[k]);
+        exponent[k] = constant - square[k];
+        summed[k] = partial[k];
+      }
+      move_references<T>(exponent, summed, reference, state);
+      for (int k = 0; k < kGroup; ++k) {
+        x[k] = exponent[k] - splat(reference[k]);
+        partial[k] = summed[k];
       }
     }
 #pragma GCC unroll 8
@@ -126,11 +134,15 @@ void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squa
         over |= not_le(x[k], splat(T(kHeadroom)));
       }
       if (__builtin_expect(over != 0, 0)) {
+        Vector<T> exponent[kGroup], summed[kGroup];
         for (int k = 0; k < kGroup; ++k) {
-          if (!not_le(x[k], splat(T(kHeadroom)))) continue;
-          x[k] = constant - add_weighted_square(m - splat(rows[d * kGroup + k]), w, Vector<T>{});
-          move_reference<T>(x[k], partial[k], state[d].reference[k], state[d].total[k]);
-          reference[k] = static_cast<T>(state[d].reference[k]);
+          exponent[k] = constant - add_weighted_square(m - splat(rows[d * kGroup + k]), w, Vector<T>{});
+          summed[k] = partial[k];
+        }
+        move_references<T>(exponent, summed, reference, state[d]);
+        for (int k = 0; k < kGroup; ++k) {
+          x[k] = exponent[k] - splat(reference[k]);
+          partial[k] = summed[k];
         }
       }
 #pragma GCC unroll 8
