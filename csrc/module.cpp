@@ -72,22 +72,42 @@ const MixtureVariant& variant_named(const std::string& name) {
   return *variant;
 }
 
+// Threads of a CPU; or number and stream of a CUDA device, and a function from bytes to the address of memory there, which
+// the caller keeps until the call is over.
+struct Place {
+  int threads, device;
+  uintptr_t stream;
+  py::object allocate;
+};
+
+struct Workspace {
+  Workspace(const MixtureVariant& variant, int64_t bytes, const Place& place)
+      : own(variant.on_device ? nullptr : new char[bytes]),
+        data(own ? own.get() : address(place.allocate(bytes).cast<uintptr_t>())) {}
+  const std::unique_ptr<char[]> own;
+  void* const data;
+};
+
 // Runs launch(execution) without the GIL.
-template <class Launch> void run(int threads, const Launch& launch) {
+template <class Launch> void run(const Place& place, const Launch& launch) {
   Signals signals;
   Interrupt interrupt{Signals::poll, &signals, 0};
+  const Execution execution{place.threads, &interrupt, place.device, address(place.stream)};
   Status status;
   {
     py::gil_scoped_release released;
-    status = launch(CpuExecution{threads, &interrupt});
+    status = launch(execution);
   }
   if (status == Status::interrupted) throw py::error_already_set();
   if (status != Status::ok) throw std::runtime_error(status_text(status));
 }
 
 void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc, const Strided& scale,
-                      const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t joint_log2, uintptr_t marginal,
-                      uintptr_t marginal_log2, const std::string& variant_name, int threads) {
+                      const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t joint_log2, uintptr_t joint_slope,
+                      uintptr_t marginal, uintptr_t marginal_log2, uintptr_t marginal_slope,
+                      const std::string& variant_name, int threads, int device,
+                      uintptr_t stream, const py::object& allocate) {
+  const Place place{threads, device, stream, allocate};
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureForward args{};
   args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
@@ -95,17 +115,22 @@ void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Stride
   args.joint_log2 = address(joint_log2);
   args.marginal = address(marginal);
   args.marginal_log2 = address(marginal_log2);
+  args.joint_slope = address(joint_slope);
+  args.marginal_slope = address(marginal_slope);
   args.workspace_bytes = variant.forward_workspace(args, threads);
-  const std::unique_ptr<char[]> workspace(new char[args.workspace_bytes]);
-  args.workspace = workspace.get();
-  run(threads, [&](CpuExecution execution) { return variant.forward(args, execution); });
+  const Workspace workspace(variant, args.workspace_bytes, place);
+  args.workspace = workspace.data;
+  run(place, [&](Execution execution) { return variant.forward(args, execution); });
 }
 
 void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
                                const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint_log2, uintptr_t marginal_log2,
                                uintptr_t grad_joint, uintptr_t grad_marginal, const std::optional<Strided>& grad_value,
                                const std::optional<Strided>& grad_loc, const std::optional<Strided>& grad_scale,
-                               const std::optional<Strided>& grad_log_weights, const std::string& variant_name, int threads) {
+                               const std::optional<Strided>& grad_log_weights,
+                               const std::string& variant_name, int threads, int device,
+                      uintptr_t stream, const py::object& allocate) {
+  const Place place{threads, device, stream, allocate};
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureBackward args{};
   args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
@@ -118,22 +143,23 @@ void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, con
   args.grad_scale = strided(grad_scale);
   args.grad_log_weights = strided(grad_log_weights);
   args.workspace_bytes = variant.backward_workspace(args, threads);
-  const std::unique_ptr<char[]> workspace(new char[args.workspace_bytes]);
-  args.workspace = workspace.get();
-  run(threads, [&](CpuExecution execution) { return variant.backward(args, execution); });
+  const Workspace workspace(variant, args.workspace_bytes, place);
+  args.workspace = workspace.data;
+  run(place, [&](Execution execution) { return variant.backward(args, execution); });
 }
 
-std::vector<std::string> variant_names(bool only_runnable) {
+// The variants for tensors in main memory, or for those on a GPU.
+std::vector<std::string> variant_names(bool on_device, bool only_runnable) {
   std::vector<std::string> names;
   for (const MixtureVariant* variant : mixture_variants())
-    if (!only_runnable || cpu_supports(variant->isa)) names.emplace_back(variant->name);
+    if (variant->on_device == on_device && (!only_runnable || variant->runs_here())) names.emplace_back(variant->name);
   return names;
 }
 
 py::dict built() {
   py::dict facts;
   facts["compiler"] = PYKERNELS_COMPILER;
-  facts["variants"] = variant_names(false);
+  facts["variants"] = variant_names(false, false);
 #ifdef _OPENMP
   facts["openmp"] = std::to_string(_OPENMP);
 #else
@@ -153,7 +179,8 @@ py::dict built() {
 PYBIND11_MODULE(_C, module) {
   using namespace pykernels;
   module.doc() = "Compiled kernels of pykernels; only pykernels/_launch.py may call them.";
-  module.def("variants", [] { return variant_names(true); }, "Variants that this CPU runs, best first.");
+  module.def("variants", [] { return variant_names(false, true); }, "Variants that this CPU runs, best first.");
+  module.def("device_variants", [] { return variant_names(true, true); }, "Variants that a GPU of this machine runs.");
   module.def("built", &built, "What was compiled, by which compiler.");
   module.def("mixture_log_prob", &mixture_log_prob);
   module.def("mixture_log_prob_backward", &mixture_log_prob_backward);

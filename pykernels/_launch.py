@@ -1,10 +1,9 @@
 """From tensors to pointers: chooses the compiled kernel or the reference, allocates outputs and workspace,
 and keeps every tensor alive whose address it hands out. The only file that knows `_C`."""
 
-import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -27,7 +26,8 @@ except ImportError as error:
     )
 
 REFERENCE = "reference"
-_LOG2_E = math.log2(math.e)
+CUDA = "cuda"
+EMULATED = "emulated"  # the CUDA kernels on the CPU, in a build for tests
 _DTYPES = {torch.float32: 0, torch.float64: 1}
 
 
@@ -49,6 +49,7 @@ def _chosen_variant() -> str:
 
 
 _variant = _chosen_variant()
+_device_variants = _C.device_variants() if _C else []
 
 
 def current_variant() -> str:
@@ -71,30 +72,53 @@ def use_variant(name: str) -> Iterator[None]:
         _variant = previous
 
 
+def gives_slopes(value: Tensor) -> bool:
+    """Whether the forward pass gives the gradients of the densities with respect to `value`, and the backward pass
+    needs them: on a GPU one pass for both is cheaper, on a CPU the backward pass skips most of the work."""
+    return _variant_for(value) in (CUDA, EMULATED)
+
+
 def mixture_log_prob(
-    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, joint: bool, marginal: bool
+    value: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    log_weights: Tensor | None,
+    joint: bool,
+    marginal: bool,
+    slopes: bool,
 ) -> list[Tensor]:
-    if _variant == REFERENCE or not value.is_cpu:
+    variant = _variant_for(value)
+    if variant == REFERENCE:
         results = _reference_log_prob(value, loc, scale, log_weights, joint, marginal)
         asked = [result for result, wanted in zip(results, (joint, marginal)) if wanted]
-        return [tensor for result in asked for tensor in (result, result * _LOG2_E)]
+        return [tensor for result in asked for tensor in (result, result.clone())]
     batch, shape = _sizes(value, loc, scale, log_weights)
-    rows_shape = (*batch, *value.shape[-2:])
-    outputs = [value.new_empty(rows_shape[:-1]) for _ in range(2 * joint)]
-    outputs += [value.new_empty(rows_shape) for _ in range(2 * marginal)]
-    if 0 in rows_shape:
+    outputs = new_outputs(value, batch, joint, marginal, slopes)
+    if 0 in batch or value.shape[-2] == 0:
         return outputs
     addresses = [output.data_ptr() for output in outputs]
+    size = len(addresses) // (joint + marginal)
+    none = (0, 0, 0)
     _C.mixture_log_prob(
         _DTYPES[value.dtype],
         shape,
         *_addresses(value, loc, scale, log_weights, shape),
-        *(addresses[:2] if joint else (0, 0)),
-        *(addresses[-2:] if marginal else (0, 0)),
-        _variant,
-        torch.get_num_threads(),
+        *(*addresses[:size], *none)[:3] if joint else none,
+        *(*addresses[-size:], *none)[:3] if marginal else none,
+        variant,
+        *_place(value),
     )
     return outputs
+
+
+def new_outputs(
+    value: Tensor, batch: tuple[int, ...], joint: bool, marginal: bool, slopes: bool
+) -> list[Tensor]:
+    """For each density asked for: itself, once more in base 2, and its slopes if they are asked for and given."""
+    by_dim = (*batch, *value.shape[-2:])
+    slope_shapes = [by_dim] if slopes and gives_slopes(value) else []
+    densities = [shape for shape, asked in ((by_dim[:-1], joint), (by_dim, marginal)) if asked]
+    return [value.new_empty(size) for shape in densities for size in (shape, shape, *slope_shapes)]
 
 
 def mixture_log_prob_backward(
@@ -102,6 +126,8 @@ def mixture_log_prob_backward(
     grad_marginal: Tensor | None,
     joint_log2: Tensor | None,
     marginal_log2: Tensor | None,
+    joint_slope: Tensor | None,
+    marginal_slope: Tensor | None,
     value: Tensor,
     loc: Tensor,
     scale: Tensor,
@@ -109,9 +135,11 @@ def mixture_log_prob_backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs = value, loc, scale, log_weights
-    if _variant == REFERENCE or not value.is_cpu:
-        results = (None if t is None else t / _LOG2_E for t in (joint_log2, marginal_log2))
-        gradients = _reference_backward(grad_joint, grad_marginal, *results, *inputs, output_mask)
+    variant = _variant_for(value)
+    if variant == REFERENCE:
+        gradients = _reference_backward(
+            grad_joint, grad_marginal, joint_log2, marginal_log2, *inputs, output_mask
+        )
         return tuple(value.new_empty(0) if gradient is None else gradient for gradient in gradients)
     batch, shape = _sizes(*inputs)
     nothing_to_do = 0 in batch or shape[-3] == 0
@@ -119,6 +147,13 @@ def mixture_log_prob_backward(
     outputs = tuple(allocate(t.shape if asked else 0) for t, asked in zip(inputs, output_mask))
     if nothing_to_do:
         return outputs
+    if output_mask[0] and gives_slopes(value):
+        parts = [] if grad_joint is None else [grad_joint.unsqueeze(-1) * joint_slope]
+        parts += [] if grad_marginal is None else [grad_marginal * marginal_slope]
+        outputs = sum(parts).sum_to_size(value.shape), *outputs[1:]
+        output_mask = False, *output_mask[1:]
+        if not any(output_mask):
+            return outputs
     # Held until the call returns: a temporary's memory would be handed to the next tensor.
     by_row = [
         t if t is None else t.contiguous() for t in (joint_log2, marginal_log2, grad_joint, grad_marginal)
@@ -129,10 +164,29 @@ def mixture_log_prob_backward(
         *_addresses(*inputs, shape),
         *(0 if t is None else t.data_ptr() for t in by_row),
         *_addresses(*(out if asked else None for out, asked in zip(outputs, output_mask)), shape),
-        _variant,
-        torch.get_num_threads(),
+        variant,
+        *_place(value),
     )
     return outputs
+
+
+def _variant_for(value: Tensor) -> str:
+    if value.is_cpu:
+        return _variant
+    return CUDA if value.is_cuda and CUDA in _device_variants else REFERENCE
+
+
+def _place(value: Tensor) -> tuple[int, int, int, Callable[[int], int] | None]:
+    """Threads; device, stream, and memory there, kept until the call that takes it is over."""
+    if value.is_cpu:
+        return torch.get_num_threads(), 0, 0, None
+    held = []
+
+    def allocate(size: int) -> int:
+        held.append(value.new_empty(size, dtype=torch.uint8))
+        return held[-1].data_ptr()
+
+    return 1, value.device.index, torch.cuda.current_stream(value.device).cuda_stream, allocate
 
 
 def _sizes(

@@ -2,9 +2,10 @@
 their own: the public functions are the way in.
 
 Inputs are aligned (see `reference.mixture.align`): equally many batch dimensions, then [B, D], [n, D],
-[1 or n, 1 or D] and [1 or n]. The densities asked for come joint before marginal, each in nats and then in base 2,
-for the backward pass: the kernels' own numbers, free of a conversion's rounding. A gradient not asked for is an
-empty tensor of shape [0]: torch.autograd.grad's is_grads_batched cannot map an operator that returns a list.
+[1 or n, 1 or D] and [1 or n]. The densities asked for come joint before marginal, each in nats and then as the backward
+pass wants it: in base 2, the kernels' own numbers, free of a conversion's rounding. If slopes are asked for and the
+kernel gives them, they follow: the derivative with respect to value, [*batch, B, D]. A gradient not asked for is an empty
+tensor of shape [0]: torch.autograd.grad's is_grads_batched cannot map an operator that returns a list.
 """
 
 import torch
@@ -17,12 +18,13 @@ from .reference.mixture import batch_shape
 _library = torch.library.Library("pykernels", "DEF")
 _INPUTS = "Tensor value, Tensor loc, Tensor scale, Tensor? log_weights"
 _library.define(
-    f"mixture_log_prob({_INPUTS}, bool joint, bool marginal) -> Tensor[]",
+    f"mixture_log_prob({_INPUTS}, bool joint, bool marginal, bool slopes) -> Tensor[]",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.define(
     "mixture_log_prob_backward(Tensor? grad_joint, Tensor? grad_marginal, "
-    f"Tensor? joint_log2, Tensor? marginal_log2, {_INPUTS}, bool[4] output_mask) -> (Tensor, Tensor, Tensor, Tensor)",
+    "Tensor? joint_log2, Tensor? marginal_log2, Tensor? joint_slope, Tensor? marginal_slope, "
+    f"{_INPUTS}, bool[4] output_mask) -> (Tensor, Tensor, Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
 _library.impl("mixture_log_prob", _launch.mixture_log_prob, "CompositeExplicitAutograd")
@@ -34,11 +36,16 @@ mixture_log_prob_backward = torch.ops.pykernels.mixture_log_prob_backward.defaul
 
 @torch.library.register_fake("pykernels::mixture_log_prob", lib=_library)
 def _(
-    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, joint: bool, marginal: bool
+    value: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    log_weights: Tensor | None,
+    joint: bool,
+    marginal: bool,
+    slopes: bool,
 ) -> list[Tensor]:
-    shape = (*batch_shape(value, loc, scale, log_weights), *value.shape[-2:])
-    sizes = [size for size, asked in ((shape[:-1], joint), (shape, marginal)) if asked]
-    return [value.new_empty(size) for size in sizes for _ in range(2)]
+    batch = batch_shape(value, loc, scale, log_weights)
+    return _launch.new_outputs(value, batch, joint, marginal, slopes)
 
 
 @torch.library.register_fake("pykernels::mixture_log_prob_backward", lib=_library)
@@ -47,6 +54,8 @@ def _(
     grad_marginal: Tensor | None,
     joint_log2: Tensor | None,
     marginal_log2: Tensor | None,
+    joint_slope: Tensor | None,
+    marginal_slope: Tensor | None,
     value: Tensor,
     loc: Tensor,
     scale: Tensor,

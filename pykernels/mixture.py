@@ -1,6 +1,6 @@
 """Log-density of a mixture of diagonal Gaussians: the public functions and their derivatives."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -103,7 +103,13 @@ def _evaluate(
 ) -> tuple[Tensor, ...]:
     """The densities asked for."""
     inputs = align(*_checks.mixture_inputs(value, loc, scale, log_weights))
-    return _function().apply(*inputs, joint, marginal)[::2]
+    outputs = _function().apply(*inputs, joint, marginal, _needs_gradient(value))
+    return outputs[:: len(outputs) // (joint + marginal)]
+
+
+def _needs_gradient(value: Tensor) -> bool:
+    """Whether `value` may need one: a transform hides it."""
+    return value.requires_grad or torch._C._are_functorch_transforms_active()
 
 
 def _function() -> type[Function]:
@@ -111,10 +117,11 @@ def _function() -> type[Function]:
     return _LogProb if torch.compiler.is_compiling() else _EagerLogProb
 
 
-def _in_place(present: Iterable[Tensor], asked: Sequence[bool]) -> list[Tensor | None]:
-    """With None in the places of what was not asked for."""
-    present = iter(present)
-    return [next(present) if wanted else None for wanted in asked]
+def _by_kind(outputs: Sequence[Tensor], asked: Sequence[bool]) -> list[list[Tensor | None]]:
+    """The densities, those in base 2, and the slopes, each as [joint, marginal], None where there is none."""
+    size = len(outputs) // sum(asked)
+    present = [iter(outputs[kind::size] if kind < size else ()) for kind in range(3)]
+    return [[next(kind, None) if wanted else None for wanted in asked] for kind in present]
 
 
 class _LogProb(Function):
@@ -124,31 +131,31 @@ class _LogProb(Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        *tensors, joint, marginal = inputs
+        *tensors, joint, marginal, _ = inputs
         ctx.save_for_backward(*tensors, *output)
         ctx.asked = joint, marginal
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*output[1::2])  # those in base 2
+        size = len(output) // (joint + marginal)
+        ctx.mark_non_differentiable(*(out for i, out in enumerate(output) if i % size))
 
     @staticmethod
     def backward(ctx, *grads):
-        grads = _in_place(grads[::2], ctx.asked)
+        grads, *_ = _by_kind(grads, ctx.asked)
         if all(grad is None for grad in grads):
-            return (None,) * 6
+            return (None,) * 7
         tensors, results = ctx.saved_tensors[:4], ctx.saved_tensors[4:]
-        in_base_2 = _in_place(results[1::2], ctx.asked)
+        densities, in_base_2, slopes = _by_kind(results, ctx.asked)
         mask = ctx.needs_input_grad[:4]
         if _first_derivatives_only():
-            gradients = _ops.mixture_log_prob_backward(*grads, *in_base_2, *tensors, mask)
+            gradients = _ops.mixture_log_prob_backward(*grads, *in_base_2, *slopes, *tensors, mask)
         else:
-            densities = _in_place(results[::2], ctx.asked)
-            gradients = _LogProbBackward.apply(*grads, *densities, *in_base_2, *tensors, *mask)
-        return *(gradient if asked else None for gradient, asked in zip(gradients, mask)), None, None
+            gradients = _LogProbBackward.apply(*grads, *densities, *in_base_2, *slopes, *tensors, *mask)
+        return *(gradient if asked else None for gradient, asked in zip(gradients, mask)), None, None, None
 
     @staticmethod
     def vmap(info, in_dims, *arguments):
-        *tensors, joint, marginal = arguments
-        output = _function().apply(*_batch_first(info, in_dims, tensors), joint, marginal)
+        tensors, flags = arguments[:4], arguments[4:]
+        output = _function().apply(*_batch_first(info, in_dims, tensors), *flags)
         return output, (0,) * len(output)
 
 
@@ -177,27 +184,27 @@ def _first_derivatives_only() -> bool:
 class _LogProbBackward(Function):
     @staticmethod
     def forward(*arguments):
-        return _ops.mixture_log_prob_backward(*arguments[:2], *arguments[4:10], arguments[10:])
+        return _ops.mixture_log_prob_backward(*arguments[:2], *arguments[4:12], arguments[12:])
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        tensors, mask = inputs[:10], inputs[10:]
-        ctx.save_for_backward(*tensors[:4], *tensors[6:])  # all but the densities in base 2
+        tensors, mask = inputs[:12], inputs[12:]
+        ctx.save_for_backward(*tensors[:4], *tensors[8:])  # all but what only the kernels read
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(out for out, asked in zip(output, mask) if not asked))
 
     @staticmethod
     def backward(ctx, *cotangents):
         if all(cotangent is None for cotangent in cotangents):
-            return (None,) * 14
+            return (None,) * 16
         derivatives = _LogProbDoubleBackward.apply(*cotangents, *ctx.saved_tensors)
-        needed = *ctx.needs_input_grad[:4], *ctx.needs_input_grad[6:10]
+        needed = *ctx.needs_input_grad[:4], *ctx.needs_input_grad[8:12]
         wanted = [d if need else None for d, need in zip(derivatives, needed)]
-        return *wanted[:4], None, None, *wanted[4:], *(None,) * 4
+        return *wanted[:4], *(None,) * 4, *wanted[4:], *(None,) * 4
 
     @staticmethod
     def vmap(info, in_dims, *arguments):
-        tensors, mask = arguments[:10], arguments[10:]
+        tensors, mask = arguments[:12], arguments[12:]
         output = _LogProbBackward.apply(*_batch_first(info, in_dims, tensors), *mask)
         return output, tuple(0 if asked else None for asked in mask)
 

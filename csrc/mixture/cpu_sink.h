@@ -16,15 +16,6 @@ template <class T> struct Sink {
   double* total;             // [tasks][dims], where components share an element
 };
 
-// Whether an earlier batch element than `index` has the same part of the tensor.
-static bool seen_before(const BatchShape& batch, const StridedTensor& tensor, int64_t index) {
-  for (int dim = batch.ndim - 1; dim >= 0; --dim) {
-    if (tensor.strides[dim] == 0 && index % batch.sizes[dim] != 0) return true;
-    index /= batch.sizes[dim];
-  }
-  return false;
-}
-
 // `dims` is 1 for log-weights.
 template <class T>
 Sink<T> take_sink(Arena& arena, const MixturePlan& plan, const BatchShape& batch, const StridedTensor& tensor, int64_t index,

@@ -30,6 +30,9 @@ struct MixtureForward {
   MixtureProblem problem;
   void *joint, *joint_log2;        // null: not asked for
   void *marginal, *marginal_log2;  // null: not asked for
+  // d joint / d value and d marginal / d value, [*batch, rows, dims], which CUDA gives here and the CPU, as grad_value,
+  // backward; null: not asked for.
+  void *joint_slope, *marginal_slope;
   void* workspace;
   int64_t workspace_bytes;
 };
@@ -43,19 +46,22 @@ struct MixtureBackward {
   int64_t workspace_bytes;
 };
 
-// How to run on a CPU. Results do not depend on it.
-struct CpuExecution {
-  int threads;
-  Interrupt* interrupt;
+// Where to run. Results do not depend on it.
+struct Execution {
+  int threads;           // of a CPU
+  Interrupt* interrupt;  // of a CPU
+  int device;            // CUDA's number of it
+  void* stream;          // a cudaStream_t: nothing is waited for
 };
 
 struct MixtureVariant {
   const char* name;
-  Isa isa;
+  bool (*runs_here)();
+  bool on_device;  // takes tensors of a GPU
   int64_t (*forward_workspace)(const MixtureForward&, int threads);
   int64_t (*backward_workspace)(const MixtureBackward&, int threads);
-  Status (*forward)(const MixtureForward&, CpuExecution);
-  Status (*backward)(const MixtureBackward&, CpuExecution);
+  Status (*forward)(const MixtureForward&, Execution);
+  Status (*backward)(const MixtureBackward&, Execution);
 };
 
 // Compiled variants, best first.

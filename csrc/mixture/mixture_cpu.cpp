@@ -40,7 +40,7 @@ Layout layout_of(const MixturePlan& plan, int64_t batch, bool shared_outputs, in
 }
 
 // Runs one(index, copy of the memory, threads, interrupt) for every batch element.
-template <class One> Status over_batch(const Layout& layout, int64_t batch, CpuExecution execution, const One& one) {
+template <class One> Status over_batch(const Layout& layout, int64_t batch, Execution execution, const One& one) {
   Interrupt& interrupt = *execution.interrupt;
   if (layout.across_batch) {
     parallel_tasks(batch, execution.threads, interrupt, [&](int64_t index, int thread) {
@@ -87,7 +87,7 @@ template <class T> int64_t forward_workspace(const MixtureForward& args, int thr
   return arena.used;
 }
 
-template <class T> Status forward(const MixtureForward& args, CpuExecution execution) {
+template <class T> Status forward(const MixtureForward& args, Execution execution) {
   const MixtureProblem& p = args.problem;
   const CallPlan plan = plan_forward(args, execution.threads);
   Arena arena = arena_over(args.workspace);
@@ -133,7 +133,7 @@ template <class T> int64_t backward_workspace(const MixtureBackward& args, int t
   return arena.used;
 }
 
-template <class T> Status backward(const MixtureBackward& args, CpuExecution execution) {
+template <class T> Status backward(const MixtureBackward& args, Execution execution) {
   const MixtureProblem& p = args.problem;
   const CallPlan plan = plan_backward(args, execution.threads);
   Arena arena = arena_over(args.workspace);
@@ -164,11 +164,11 @@ int64_t backward_workspace_any(const MixtureBackward& args, int threads) {
   threads = threads_used(threads);
   return args.problem.dtype == Dtype::float32 ? backward_workspace<float>(args, threads) : backward_workspace<double>(args, threads);
 }
-Status forward_any(const MixtureForward& args, CpuExecution execution) {
+Status forward_any(const MixtureForward& args, Execution execution) {
   execution.threads = threads_used(execution.threads);
   return args.problem.dtype == Dtype::float32 ? forward<float>(args, execution) : forward<double>(args, execution);
 }
-Status backward_any(const MixtureBackward& args, CpuExecution execution) {
+Status backward_any(const MixtureBackward& args, Execution execution) {
   execution.threads = threads_used(execution.threads);
   return args.problem.dtype == Dtype::float32 ? backward<float>(args, execution) : backward<double>(args, execution);
 }
@@ -177,6 +177,6 @@ Status backward_any(const MixtureBackward& args, CpuExecution execution) {
 
 extern const MixtureVariant PYKERNELS_JOIN(mixture_, PYKERNELS_ISA);
 const MixtureVariant PYKERNELS_JOIN(mixture_, PYKERNELS_ISA) = {
-    PYKERNELS_STRING(PYKERNELS_ISA), Isa::PYKERNELS_ISA, forward_workspace_any, backward_workspace_any, forward_any, backward_any};
+    PYKERNELS_STRING(PYKERNELS_ISA), [] { return cpu_supports(Isa::PYKERNELS_ISA); }, false, forward_workspace_any, backward_workspace_any, forward_any, backward_any};
 
 }  // namespace pykernels

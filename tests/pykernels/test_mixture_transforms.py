@@ -194,15 +194,19 @@ def test_compiled_double_backward_refuses():
 def test_opcheck(variant, asked, shapes):
     value, loc, scale, weights = (t.detach() for t in mixture_inputs(4, 6, 3, **shapes))
     value = value.expand(*loc.shape[:-2], 4, 3)
-    arguments = value, loc, scale, weights, *asked
-    torch.library.opcheck(OP.mixture_log_prob.default, arguments)
+    for slopes in (False, True):
+        arguments = value, loc, scale, weights, *asked, slopes
+        torch.library.opcheck(OP.mixture_log_prob.default, arguments)
     outputs = OP.mixture_log_prob(*arguments)
-    assert len(outputs) == 2 * sum(asked)
-    in_base_2 = iter(outputs[1::2])
-    in_base_2 = [next(in_base_2) if a else None for a in asked]
+    size = 3 if _launch.gives_slopes(value) else 2
+    assert len(outputs) == size * sum(asked)
+    results = iter(outputs)
+    joint, marginal = ([next(results) for _ in range(size)] if a else [None] * size for a in asked)
+    in_base_2 = joint[1], marginal[1]
+    slopes = (joint[2], marginal[2]) if size == 3 else (None, None)
     cotangents = [None if o is None else torch.randn_like(o) for o in in_base_2]
-    for mask in ([True] * 4, [True, False, True, False]):
-        arguments = *cotangents, *in_base_2, value, loc, scale, weights, mask
+    for mask in ([True] * 4, [True, False, True, False], [True, False, False, False]):
+        arguments = *cotangents, *in_base_2, *slopes, value, loc, scale, weights, mask
         torch.library.opcheck(OP.mixture_log_prob_backward.default, arguments)
 
 

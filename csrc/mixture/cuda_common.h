@@ -1,0 +1,148 @@
+// What the CUDA kernels of this room share: reading the problem, the pair formula in standardised form, and the running
+// sum of exponentials.
+//
+// With s = sqrt(log2(e)/2) / sigma the density of one dimension is  log2 N = log2(s) + kLog2Unit - t^2,  t = (z - m) s.
+// Multiplied out, t = z s - m s takes one fused instruction instead of two, but carries the rounding of m s. So each tile
+// of components is looked at as it is read: only where every |m s| is small does its loop use the multiplied-out form.
+#pragma once
+
+#include "core/cuda_kernel.h"
+#include "core/tensor.h"
+#include "mixture/mixture.h"
+#include "mixture/mixture_math.h"
+
+namespace pykernels {
+
+template <class T> struct Limits;
+
+template <> struct Limits<float> {
+  static constexpr float kLargest = 3e38f;
+  static constexpr float kSafeProduct = 16;  // t is then off by at most 1e-6
+};
+
+template <> struct Limits<double> {
+  static constexpr double kLargest = 1e308;
+  static constexpr double kSafeProduct = 4096;  // and here by 5e-13
+};
+
+constexpr double kRootHalfLog2E = 0.84932180028801904272;   // sqrt(log2(e) / 2)
+constexpr double kLog2Unit = -1.0901312512086082;             // -log2(kRootHalfLog2E) - log2(2 pi) / 2
+constexpr double kTwiceLn2 = 1.38629436111989061883;
+
+// A part of a tensor that belongs to one batch element.
+template <class T> struct Matrix {
+  T* data;
+  int64_t row_stride, column_stride;
+};
+
+template <class T> PYKERNELS_DEVICE T& at(const Matrix<T>& matrix, int64_t row, int64_t column) {
+  return matrix.data[row * matrix.row_stride + column * matrix.column_stride];
+}
+
+template <class T>
+PYKERNELS_DEVICE Matrix<T> matrix_of(const BatchShape& batch, const StridedTensor& tensor, uint32_t element) {
+  return {static_cast<T*>(tensor.data) + batch_offset(batch, tensor, element), tensor.strides[batch.ndim],
+          tensor.strides[batch.ndim + 1]};
+}
+
+template <class T> struct Components {
+  Matrix<const T> loc, scale, log_weights;  // log_weights.data null: all weigh 1/count
+  int64_t count;
+  int dims;
+};
+
+template <class T> PYKERNELS_DEVICE Components<T> components_of(const MixtureProblem& problem, uint32_t element) {
+  Components<T> components{matrix_of<const T>(problem.batch, problem.loc, element),
+                           matrix_of<const T>(problem.batch, problem.scale, element),
+                           {nullptr, 0, 0},
+                           problem.components,
+                           static_cast<int>(problem.dims)};
+  if (problem.log_weights.data)
+    components.log_weights = matrix_of<const T>(problem.batch, problem.log_weights, element);
+  return components;
+}
+
+// In base 2; cut to the finite range above, so that differences of running sums stay numbers.
+template <class T> PYKERNELS_DEVICE T log2_weight(const Components<T>& components, int64_t i) {
+  if (!components.log_weights.data) return -log2(static_cast<T>(components.count));
+  const T weight = static_cast<T>(kLog2E) * at(components.log_weights, i, 0);
+  return weight > Limits<T>::kLargest ? Limits<T>::kLargest : weight;
+}
+
+template <class T> PYKERNELS_DEVICE bool is_absent(const Components<T>& components, int64_t i) {
+  return components.log_weights.data && at(components.log_weights, i, 0) == -static_cast<T>(INFINITY);
+}
+
+template <class T> struct Standard {
+  T s, m;
+};
+
+// A component in one dimension. An absent one stands at 0 with s = 1: its log-weight keeps it out, whatever its loc and
+// scale are, and wherever the value is.
+template <class T>
+PYKERNELS_DEVICE Standard<T> standard_of(const Components<T>& components, int64_t i, int64_t d) {
+  if (is_absent(components, i)) return {1, 0};
+  const T sigma = at(components.scale, i, d);
+  T s = static_cast<T>(kRootHalfLog2E) / sigma;
+  if (s > Limits<T>::kLargest) s = Limits<T>::kLargest;
+  if (!(sigma > 0)) s = static_cast<T>(NAN);
+  return {s, at(components.loc, i, d)};
+}
+
+template <class T> PYKERNELS_DEVICE bool needs_accurate_form(const Standard<T>& component) {
+  return !(fabs(component.m * component.s) <= Limits<T>::kSafeProduct);  // NaN does, too
+}
+
+template <bool accurate, class T> PYKERNELS_DEVICE T standardized(T z, T s, T m) {
+  return accurate ? (z - m) * s : fma(z, s, -m);
+}
+
+// 16 bytes at once between memory and registers.
+template <class T> struct alignas(16) Quad {
+  static constexpr int kCount = 16 / sizeof(T);
+  T values[kCount];
+};
+
+template <int count, class T> PYKERNELS_DEVICE void load_aligned(const T* source, T (&values)[count]) {
+  constexpr int kStep = Quad<T>::kCount;
+  static_assert(count % kStep == 0, "whole quads");
+  PYKERNELS_UNROLL
+  for (int i = 0; i < count; i += kStep) {
+    const Quad<T> quad = *reinterpret_cast<const Quad<T>*>(source + i);
+    PYKERNELS_UNROLL
+    for (int j = 0; j < kStep; ++j) values[i + j] = quad.values[j];
+  }
+}
+
+// sum_i 2^x_i = mass 2^top. The top starts finite: a sum of nothing but -inf then has mass 0, not NaN.
+template <class T> struct ExpSum {
+  T top, mass;
+};
+
+template <class T> PYKERNELS_DEVICE ExpSum<T> empty_sum() { return {-Limits<T>::kLargest, 0}; }
+
+template <class T> PYKERNELS_DEVICE ExpSum<T> merge(ExpSum<T> a, ExpSum<T> b) {
+  const T top = fmax(a.top, b.top);
+  return {top, fma(a.mass, fast_exp2(a.top - top), b.mass * fast_exp2(b.top - top))};
+}
+
+template <class T> PYKERNELS_DEVICE T log2_of(ExpSum<T> sum) {
+  if (sum.top >= Limits<T>::kLargest / 2) return static_cast<T>(INFINITY);  // a log-weight of +inf
+  return sum.top + log2(sum.mass);
+}
+
+// Sum with the rounding errors carried along: as good as twice the precision.
+template <class T> struct CarefulSum {
+  T total = 0, lost = 0;
+};
+
+template <class T> PYKERNELS_DEVICE void add(CarefulSum<T>& sum, T x) {
+  const T total = sum.total + x, rounded = total - sum.total;
+  const T lost = (sum.total - (total - rounded)) + (x - rounded);
+  sum.total = total;
+  if (fabs(total) <= Limits<T>::kLargest) sum.lost += lost;
+}
+
+template <class T> PYKERNELS_DEVICE T total_of(const CarefulSum<T>& sum) { return sum.total + sum.lost; }
+
+}  // namespace pykernels

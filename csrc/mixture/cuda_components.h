@@ -1,0 +1,164 @@
+// Sums over the rows from which the gradients of loc, scale and log-weights follow, for few dimensions: a thread owns some
+// components, the rows pass by in tiles of shared memory. With r = gradient of the row times 2^(log2 density - log2 q):
+//
+//   first = sum r t,    second = sum r t^2,    mass = sum r.
+//
+// The arithmetic is the forward pass's, step by step and form by form: where one component outweighs all others, its
+// exponent is then 0 exactly, whatever the rounding on the way there.
+#pragma once
+
+#include "mixture/cuda_forward.h"
+
+namespace pykernels {
+
+// A row in shared memory: the value, then minus its log2 density, then its upstream gradient.
+template <class T, int D> struct RowRecord {
+  static constexpr int kLane = Quad<T>::kCount;
+  static constexpr int kPadded = (D + kLane - 1) / kLane * kLane;
+  static constexpr int kSize = kPadded + kLane;
+};
+
+// A row without density (-inf) is out of every component's reach and may stand at infinity: it counts for nothing.
+template <class T> struct RowTerms {
+  bool counts;
+  T minus_log2, gradient;
+};
+
+template <class T> PYKERNELS_DEVICE RowTerms<T> row_terms(T log2, T gradient) {
+  if (log2 == -static_cast<T>(INFINITY)) return {false, -Limits<T>::kLargest, 0};
+  return {true, -log2, gradient};
+}
+
+template <class T, int D>
+PYKERNELS_DEVICE void load_rows(const Matrix<const T>& value, const T* log2, const T* gradient, int dims,
+                                int64_t first, int count, int thread, T* records) {
+  using R = RowRecord<T, D>;
+  for (int k = thread; k < count * D; k += kThreads) {
+    const int row = k / D, d = k % D;
+    const bool counts = row_terms(log2[first + row], static_cast<T>(0)).counts;
+    records[row * R::kSize + d] = counts && d < dims ? at(value, first + row, d) : 0;
+  }
+  for (int row = thread; row < count; row += kThreads) {
+    const RowTerms<T> terms = row_terms(log2[first + row], gradient[first + row]);
+    records[row * R::kSize + R::kPadded] = terms.minus_log2;
+    records[row * R::kSize + R::kPadded + 1] = terms.gradient;
+  }
+  __syncthreads();
+}
+
+template <class T, int D, int many> struct ComponentSums {
+  T s[many][D], m[many][D], constant[many];
+  T first[many][D], second[many][D], mass[many];
+};
+
+// Reads the thread's components from `first` on; says whether the warp has to use the accurate form.
+template <class T, int D, int many>
+PYKERNELS_DEVICE bool load_own(const Components<T>& components, int64_t first, ComponentSums<T, D, many>& own) {
+  bool inaccurate = false;
+  PYKERNELS_UNROLL
+  for (int k = 0; k < many; ++k) {
+    const int64_t i = first + k;
+    const bool real = i < components.count;
+    CarefulSum<T> constant;
+    add(constant, real ? log2_weight(components, i) : -static_cast<T>(INFINITY));
+    PYKERNELS_UNROLL
+    for (int d = 0; d < D; ++d) {
+      Standard<T> component{0, 0};
+      if (real && d < components.dims) {
+        component = standard_of(components, i, d);
+        add(constant, log2(component.s) + static_cast<T>(kLog2Unit));
+      }
+      inaccurate |= needs_accurate_form(component);
+      own.s[k][d] = component.s;
+      own.m[k][d] = component.m;
+      own.first[k][d] = own.second[k][d] = 0;
+    }
+    own.constant[k] = total_of(constant);
+    own.mass[k] = 0;
+  }
+  const bool accurate = __any_sync(kWholeWarp, inaccurate);
+  if (!accurate) {
+    PYKERNELS_UNROLL
+    for (int k = 0; k < many; ++k) {
+      PYKERNELS_UNROLL
+      for (int d = 0; d < D; ++d) own.m[k][d] *= own.s[k][d];
+    }
+  }
+  return accurate;
+}
+
+template <bool accurate, class T, int D, int many>
+PYKERNELS_DEVICE void add_row(const T* record, ComponentSums<T, D, many>& own) {
+  using R = RowRecord<T, D>;
+  T z[R::kPadded];
+  load_aligned(record, z);
+  PYKERNELS_UNROLL
+  for (int k = 0; k < many; ++k) {
+    T t[D], log2 = own.constant[k];
+    PYKERNELS_UNROLL
+    for (int d = 0; d < D; ++d) {
+      t[d] = standardized<accurate>(z[d], own.s[k][d], own.m[k][d]);
+      log2 = fma(-t[d], t[d], log2);
+    }
+    const T share = record[R::kPadded + 1] * fast_exp2(log2 + record[R::kPadded]);
+    // Most components are out of most rows' reach, and there t may be infinite.
+    if (share != 0) {
+      own.mass[k] += share;
+      PYKERNELS_UNROLL
+      for (int d = 0; d < D; ++d) {
+        const T first = share * t[d];
+        own.first[k][d] += first;
+        own.second[k][d] = fma(first, t[d], own.second[k][d]);
+      }
+    }
+  }
+}
+
+// Sums of one split of the rows: [elements, splits, 2 dims + 1, components], first and second by dimension, then the mass.
+template <class T, int D>
+__global__ void __launch_bounds__(kThreads)
+    joint_component_sums(PYKERNELS_PARAMETER MixtureProblem problem, const T* joint_log2, const T* grad_joint, T* sums,
+                         int64_t tiles_per_split, uint32_t first_element) {
+  constexpr int many = kOwnComponents<T>;
+  PYKERNELS_SHARED(T, records);
+  const int thread = static_cast<int>(threadIdx.x);
+  const uint32_t local_element = blockIdx.z, element = first_element + local_element;
+  const int64_t first_component = (static_cast<int64_t>(blockIdx.x) * kThreads + thread) * many;
+  const int64_t split = blockIdx.y, splits = gridDim.y;
+  const Components<T> components = components_of<T>(problem, element);
+  const Matrix<const T> value = matrix_of<const T>(problem.batch, problem.value, element);
+  const T *log2 = joint_log2 + element * problem.rows, *gradient = grad_joint + element * problem.rows;
+
+  ComponentSums<T, D, many> own;
+  const bool accurate = load_own(components, first_component, own);
+  int64_t first = split * tiles_per_split * kTile<T>;
+  int64_t end = first + tiles_per_split * kTile<T>;
+  if (end > problem.rows) end = problem.rows;
+  for (; first < end; first += kTile<T>) {
+    const int count = static_cast<int>(end - first < kTile<T> ? end - first : kTile<T>);
+    load_rows<T, D>(value, log2, gradient, components.dims, first, count, thread, records);
+    constexpr int kSize = RowRecord<T, D>::kSize;
+    if (accurate)
+      PYKERNELS_UNROLL_BY(2) for (int row = 0; row < count; ++row) add_row<true>(records + row * kSize, own);
+    else
+      PYKERNELS_UNROLL_BY(2) for (int row = 0; row < count; ++row) add_row<false>(records + row * kSize, own);
+    __syncthreads();  // before the next tile overwrites this one
+  }
+
+  const int dims = components.dims;
+  T* out = sums + (local_element * splits + split) * (2 * dims + 1) * components.count;
+  PYKERNELS_UNROLL
+  for (int k = 0; k < many; ++k) {
+    const int64_t i = first_component + k;
+    if (i >= components.count) continue;
+    out[2 * dims * components.count + i] = own.mass[k];
+    PYKERNELS_UNROLL
+    for (int d = 0; d < D; ++d) {
+      if (d >= dims) continue;
+      out[d * components.count + i] = own.first[k][d];
+      out[(dims + d) * components.count + i] = own.second[k][d];
+    }
+  }
+}
+
+}  // namespace pykernels

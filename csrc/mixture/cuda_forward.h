@@ -1,0 +1,224 @@
+// The joint density for few dimensions: a thread owns some rows and holds them in registers; the components pass by in
+// tiles of shared memory, every thread reading the same one at a time. A block turns the components of a tile into the
+// form its loop wants as it reads them, which costs each tile a few percent and saves a launch and its memory.
+#pragma once
+
+#include "mixture/cuda_common.h"
+
+namespace pykernels {
+
+constexpr int kThreads = 128;
+// Components in a thread's hands in the backward pass; a warp's are a tile of the forward pass.
+template <class T> constexpr int kOwnComponents = sizeof(T) == 4 ? 2 : 1;
+// Components, or rows, in shared memory at a time.
+template <class T> constexpr int kTile = 32 * kOwnComponents<T>;
+
+// Blocks that a multiprocessor shall hold at once, which bounds the registers of a thread.
+template <class T, int D, bool slopes> constexpr int joint_blocks() {
+  return slopes ? 2 : sizeof(T) == 4 ? (D <= 10 ? 4 : 3) : D <= 6 ? 3 : 2;
+}
+
+// One component in shared memory: s, then m (or m s), then its log-weight with all that does not depend on the value.
+template <class T, int D> struct Record {
+  static constexpr int kLane = Quad<T>::kCount;
+  static constexpr int kPadded = (D + kLane - 1) / kLane * kLane;
+  static constexpr int kSize = 2 * kPadded + kLane;
+};
+
+// Where the densities go: the results themselves, or, if several blocks share a row, their parts for `merge_rows`.
+template <class T> struct JointOutput {
+  T *joint, *joint_log2;
+  T* slope;         // d joint / d value [*batch, rows, dims]; null: not asked for
+  ExpSum<T>* part;  // [elements, splits, rows]; null: one split
+  T* part_slope;    // [elements, splits, rows, dims]
+};
+
+template <class T> PYKERNELS_DEVICE void write_joint(const JointOutput<T>& out, int64_t row, ExpSum<T> sum) {
+  const T log2 = log2_of(sum);
+  out.joint_log2[row] = log2;
+  out.joint[row] = static_cast<T>(kLn2) * log2;
+}
+
+// d joint / d value from sum_i 2^.. s t. A row that no component reaches has no gradient.
+template <class T> PYKERNELS_DEVICE T value_slope(T slope, T mass) {
+  return mass == 0 ? 0 : -static_cast<T>(kTwiceLn2) * slope / mass;
+}
+
+// Reads `count` components from `first` on and says whether the loop over them has to use the accurate form.
+template <class T, int D>
+PYKERNELS_DEVICE bool load_records(const Components<T>& components, int64_t first, int count, int thread,
+                                   T* records) {
+  using R = Record<T, D>;
+  bool inaccurate = false;
+  for (int k = thread; k < count * D; k += kThreads) {
+    const int i = k / D, d = k % D;
+    Standard<T> component{0, 0};
+    if (d < components.dims) component = standard_of(components, first + i, d);
+    inaccurate |= needs_accurate_form(component);
+    records[i * R::kSize + d] = component.s;
+    records[i * R::kSize + R::kPadded + d] = component.m;
+  }
+  const bool accurate = __syncthreads_or(inaccurate);
+  for (int i = thread; i < count; i += kThreads) {
+    T* record = records + i * R::kSize;
+    CarefulSum<T> constant;
+    add(constant, log2_weight(components, first + i));
+    for (int d = 0; d < components.dims; ++d) {
+      add(constant, log2(record[d]) + static_cast<T>(kLog2Unit));
+      if (!accurate) record[R::kPadded + d] *= record[d];
+    }
+    record[2 * R::kPadded] = total_of(constant);
+  }
+  __syncthreads();
+  return accurate;
+}
+
+template <class T, int D, int rows, bool slopes> struct RowSums {
+  T z[rows][D];
+  ExpSum<T> sum[rows];
+  T slope[slopes ? rows : 1][slopes ? D : 1];  // sum_i 2^(x_i - top) s t
+};
+
+// Adds `many` components from `record` on.
+template <bool accurate, int many, class T, int D, int rows, bool slopes>
+PYKERNELS_DEVICE void add_components(const T* record, RowSums<T, D, rows, slopes>& own) {
+  using R = Record<T, D>;
+  T s[many][R::kPadded], t[many][rows][D], log2[many][rows];
+  PYKERNELS_UNROLL
+  for (int i = 0; i < many; ++i) {
+    T m[R::kPadded];
+    load_aligned(record + i * R::kSize, s[i]);
+    load_aligned(record + i * R::kSize + R::kPadded, m);
+    PYKERNELS_UNROLL
+    for (int row = 0; row < rows; ++row) {
+      log2[i][row] = record[i * R::kSize + 2 * R::kPadded];
+      PYKERNELS_UNROLL
+      for (int d = 0; d < D; ++d) {
+        t[i][row][d] = standardized<accurate>(own.z[row][d], s[i][d], m[d]);
+        log2[i][row] = fma(-t[i][row][d], t[i][row][d], log2[i][row]);
+      }
+    }
+  }
+  PYKERNELS_UNROLL
+  for (int row = 0; row < rows; ++row) {
+    ExpSum<T>& sum = own.sum[row];
+    T top = log2[0][row];
+    PYKERNELS_UNROLL
+    for (int i = 1; i < many; ++i) top = fmax(top, log2[i][row]);
+    if (top > sum.top) {
+      const T factor = fast_exp2(sum.top - top);
+      sum = {top, sum.mass * factor};
+      if (slopes) {
+        PYKERNELS_UNROLL
+        for (int d = 0; d < D; ++d) own.slope[row][d] *= factor;
+      }
+    }
+    PYKERNELS_UNROLL
+    for (int i = 0; i < many; ++i) {
+      const T weight = fast_exp2(log2[i][row] - sum.top);
+      sum.mass += weight;
+      // Where the weight is 0, t may be infinite; and there is nothing to add.
+      if (slopes && weight != 0) {
+        PYKERNELS_UNROLL
+        for (int d = 0; d < D; ++d)
+          own.slope[row][d] = fma(weight * s[i][d], t[i][row][d], own.slope[row][d]);
+      }
+    }
+  }
+}
+
+template <bool accurate, int many, class T, int D, int rows, bool slopes>
+PYKERNELS_DEVICE void add_tile(const T* records, int count, RowSums<T, D, rows, slopes>& own) {
+  constexpr int kSize = Record<T, D>::kSize;
+  int i = 0;
+  for (; i + many <= count; i += many) add_components<accurate, many>(records + i * kSize, own);
+  for (; i < count; ++i) add_components<accurate, 1>(records + i * kSize, own);
+}
+
+// Grid: blocks of rows, splits of the components, batch elements from `first_element` on.
+template <class T, int D, int rows, bool slopes>
+__global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>()))
+    forward_joint(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER JointOutput<T> out, int64_t tiles_per_split, uint32_t first_element) {
+  PYKERNELS_SHARED(T, records);
+  const int thread = static_cast<int>(threadIdx.x);
+  const uint32_t local_element = blockIdx.z, element = first_element + local_element;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (kThreads * rows) + thread;
+  const int64_t split = blockIdx.y, splits = gridDim.y;
+  const Components<T> components = components_of<T>(problem, element);
+  const Matrix<const T> value = matrix_of<const T>(problem.batch, problem.value, element);
+
+  RowSums<T, D, rows, slopes> own;
+  PYKERNELS_UNROLL
+  for (int r = 0; r < rows; ++r) {
+    const int64_t row = first_row + r * kThreads;
+    own.sum[r] = empty_sum<T>();
+    PYKERNELS_UNROLL
+    for (int d = 0; d < D; ++d) {
+      own.z[r][d] = row < problem.rows && d < components.dims ? at(value, row, d) : 0;
+      if (slopes) own.slope[r][d] = 0;
+    }
+  }
+
+  // Components at a time: as many as registers hold, which with slopes have to keep every t.
+  constexpr int kMany = !slopes ? 4 : sizeof(T) == 4 ? (D <= 10 ? 4 : 2) : D <= 6 ? 4 : D <= 10 ? 2 : 1;
+  int64_t first = split * tiles_per_split * kTile<T>;
+  int64_t end = first + tiles_per_split * kTile<T>;
+  if (end > components.count) end = components.count;
+  for (; first < end; first += kTile<T>) {
+    const int count = static_cast<int>(end - first < kTile<T> ? end - first : kTile<T>);
+    if (load_records<T, D>(components, first, count, thread, records))
+      add_tile<true, kMany>(records, count, own);
+    else
+      add_tile<false, kMany>(records, count, own);
+    __syncthreads();  // before the next tile overwrites this one
+  }
+
+  PYKERNELS_UNROLL
+  for (int r = 0; r < rows; ++r) {
+    const int64_t row = first_row + r * kThreads;
+    if (row >= problem.rows) continue;
+    const int64_t whole = element * problem.rows + row;
+    const int64_t part = (local_element * splits + split) * problem.rows + row;
+    if (out.part)
+      out.part[part] = own.sum[r];
+    else
+      write_joint(out, whole, own.sum[r]);
+    if (slopes) {
+      PYKERNELS_UNROLL
+      for (int d = 0; d < D; ++d) {
+        if (d >= components.dims) continue;
+        if (out.part)
+          out.part_slope[part * components.dims + d] = own.slope[r][d];
+        else
+          out.slope[whole * components.dims + d] = value_slope(own.slope[r][d], own.sum[r].mass);
+      }
+    }
+  }
+}
+
+// Puts the parts of each row together, a warp for a row: lanes take the splits in turn, a fixed tree joins the lanes.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    merge_joint(PYKERNELS_PARAMETER JointOutput<T> out, int64_t rows, int dims, int splits, int64_t elements, uint32_t first_element) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  const int64_t local = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + thread / 32;
+  const bool real = local < elements * rows;
+  const int64_t part = real ? local / rows * splits * rows + local % rows : 0;
+  ExpSum<T> sum = empty_sum<T>();
+  for (int split = lane; real && split < splits; split += 32) sum = merge(sum, out.part[part + split * rows]);
+  for (int step = 16; step > 0; step /= 2)
+    sum = merge(sum, {__shfl_xor_sync(kWholeWarp, sum.top, step), __shfl_xor_sync(kWholeWarp, sum.mass, step)});
+  if (!real) return;
+  const int64_t whole = first_element * rows + local;
+  if (lane == 0) write_joint(out, whole, sum);
+  for (int d = lane; out.slope && d < dims; d += 32) {
+    T slope = 0;
+    for (int split = 0; split < splits; ++split) {
+      const int64_t row = part + split * rows;
+      slope = fma(out.part_slope[row * dims + d], fast_exp2(out.part[row].top - sum.top), slope);
+    }
+    out.slope[whole * dims + d] = value_slope(slope, sum.mass);
+  }
+}
+
+}  // namespace pykernels

@@ -1,0 +1,245 @@
+// The marginal densities and their gradients. Each dimension of each row has a sum of its own, so exponentials outnumber
+// everything else. A block takes up to kMaxDims neighbouring dimensions; a thread owns one of them, for some rows in the
+// forward pass and for some components in the backward pass, and the other side passes by in shared memory.
+#pragma once
+
+#include "mixture/cuda_components.h"
+
+namespace pykernels {
+
+constexpr int kMarginalThreads = 256;
+constexpr int kMaxDims = 64;
+template <class T> constexpr int kMarginalTile = 128 / sizeof(T);  // three arrays of it in 24 KB
+
+template <class T> struct MarginalOutput {
+  T *marginal, *marginal_log2;
+  T* slope;         // d marginal / d value [*batch, rows, dims]; null: not asked for
+  ExpSum<T>* part;  // [elements, splits, rows, dims]; null: one split
+  T* part_slope;
+};
+
+// Where a thread of a block stands: its dimension within the block's, and which of the block's groups it is in.
+struct MarginalPlace {
+  int first_dim, dims;  // the block's
+  int dim, group, groups;
+  bool idle;  // left over, as the groups do not fill the block
+};
+
+// The z of the grid counts batch elements times blocks of dimensions.
+PYKERNELS_DEVICE MarginalPlace marginal_place(int all_dims, int dims_per_block, int dim_block, int thread) {
+  MarginalPlace place;
+  place.first_dim = dim_block * dims_per_block;
+  place.dims = all_dims - place.first_dim < dims_per_block ? all_dims - place.first_dim : dims_per_block;
+  place.dim = thread % place.dims;
+  place.group = thread / place.dims;
+  place.groups = kMarginalThreads / dims_per_block;  // the last, smaller block of dimensions has no more
+  place.idle = place.group >= place.groups;
+  return place;
+}
+
+template <class T> PYKERNELS_DEVICE void write_marginal(const MarginalOutput<T>& out, int64_t index, ExpSum<T> sum) {
+  const T log2 = log2_of(sum);
+  out.marginal_log2[index] = log2;
+  out.marginal[index] = static_cast<T>(kLn2) * log2;
+}
+
+// s, m and the constant of each component and dimension, in three arrays of [kMarginalTile, dims]. The multiplied-out form
+// would save nothing here: the exponentials take longer than all the rest.
+template <class T>
+PYKERNELS_DEVICE void load_marginal_tile(const Components<T>& components, const MarginalPlace& place, int64_t first,
+                                         int count, int thread, T* s, T* m, T* constant) {
+  for (int k = thread; k < count * place.dims; k += kMarginalThreads) {
+    const int64_t i = first + k / place.dims;
+    const Standard<T> component = standard_of(components, i, place.first_dim + k % place.dims);
+    s[k] = component.s;
+    m[k] = component.m;
+    constant[k] = log2_weight(components, i) + (log2(component.s) + static_cast<T>(kLog2Unit));
+  }
+  __syncthreads();
+}
+
+template <int many, class T, int rows, bool slopes>
+PYKERNELS_DEVICE void add_marginals(const T* s, const T* m, const T* constant, int stride, const T (&z)[rows],
+                                    ExpSum<T> (&sum)[rows], T (&slope)[rows]) {
+  PYKERNELS_UNROLL
+  for (int row = 0; row < rows; ++row) {
+    T t[many], log2[many];
+    PYKERNELS_UNROLL
+    for (int i = 0; i < many; ++i) {
+      t[i] = standardized<true>(z[row], s[i * stride], m[i * stride]);
+      log2[i] = fma(-t[i], t[i], constant[i * stride]);
+    }
+    T top = log2[0];
+    PYKERNELS_UNROLL
+    for (int i = 1; i < many; ++i) top = fmax(top, log2[i]);
+    if (top > sum[row].top) {
+      const T factor = fast_exp2(sum[row].top - top);
+      sum[row] = {top, sum[row].mass * factor};
+      if (slopes) slope[row] *= factor;
+    }
+    PYKERNELS_UNROLL
+    for (int i = 0; i < many; ++i) {
+      const T weight = fast_exp2(log2[i] - sum[row].top);
+      sum[row].mass += weight;
+      if (slopes && weight != 0) slope[row] = fma(weight * s[i * stride], t[i], slope[row]);
+    }
+  }
+}
+
+template <class T, int rows, bool slopes>
+PYKERNELS_DEVICE void add_marginal_tile(const T* s, const T* m, const T* constant, int count, const MarginalPlace& place,
+                                        const T (&z)[rows], ExpSum<T> (&sum)[rows], T (&slope)[rows]) {
+  constexpr int kMany = slopes ? 4 : 8;
+  const int stride = place.dims;
+  int k = place.dim, left = count;
+  for (; left >= kMany; left -= kMany, k += kMany * stride)
+    add_marginals<kMany, T, rows, slopes>(s + k, m + k, constant + k, stride, z, sum, slope);
+  for (; left > 0; --left, k += stride)
+    add_marginals<1, T, rows, slopes>(s + k, m + k, constant + k, stride, z, sum, slope);
+}
+
+template <class T, int rows, bool slopes>
+__global__ void __launch_bounds__(kMarginalThreads)
+    forward_marginal(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER MarginalOutput<T> out, int dims_per_block, int dim_blocks,
+                     int64_t tiles_per_split, uint32_t first_element) {
+  constexpr int kSide = kMarginalTile<T>;
+  PYKERNELS_SHARED(T, s);
+  const int thread = static_cast<int>(threadIdx.x);
+  const uint32_t local_element = blockIdx.z / dim_blocks, element = first_element + local_element;
+  const int64_t row_block = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
+  const Components<T> components = components_of<T>(problem, element);
+  const Matrix<const T> value = matrix_of<const T>(problem.batch, problem.value, element);
+  const MarginalPlace place =
+      marginal_place(components.dims, dims_per_block, static_cast<int>(blockIdx.z % dim_blocks), thread);
+  T *m = s + kSide * place.dims, *constant = m + kSide * place.dims;
+  const int64_t first_row = (row_block * place.groups + place.group) * rows;
+  const int d = place.first_dim + place.dim;
+
+  T z[rows], slope[rows];
+  ExpSum<T> sum[rows];
+  PYKERNELS_UNROLL
+  for (int r = 0; r < rows; ++r) {
+    z[r] = !place.idle && first_row + r < problem.rows ? at(value, first_row + r, d) : 0;
+    sum[r] = empty_sum<T>();
+    slope[r] = 0;
+  }
+  int64_t first = split * tiles_per_split * kSide;
+  int64_t end = first + tiles_per_split * kSide;
+  if (end > components.count) end = components.count;
+  for (; first < end; first += kSide) {
+    const int count = static_cast<int>(end - first < kSide ? end - first : kSide);
+    load_marginal_tile(components, place, first, count, thread, s, m, constant);
+    add_marginal_tile<T, rows, slopes>(s, m, constant, count, place, z, sum, slope);
+    __syncthreads();  // before the next tile overwrites this one
+  }
+
+  PYKERNELS_UNROLL
+  for (int r = 0; r < rows; ++r) {
+    const int64_t row = first_row + r;
+    if (place.idle || row >= problem.rows) continue;
+    const int64_t part = ((local_element * splits + split) * problem.rows + row) * components.dims + d;
+    const int64_t whole = (element * problem.rows + row) * components.dims + d;
+    if (out.part) {
+      out.part[part] = sum[r];
+      if (slopes) out.part_slope[part] = slope[r];
+    } else {
+      write_marginal(out, whole, sum[r]);
+      if (slopes) out.slope[whole] = value_slope(slope[r], sum[r].mass);
+    }
+  }
+}
+
+// Puts the parts of each row and dimension together, in the order of the splits.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    merge_marginal(PYKERNELS_PARAMETER MarginalOutput<T> out, int64_t row_dims, int splits, int64_t elements, uint32_t first_element) {
+  const int64_t local = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (local >= elements * row_dims) return;
+  const int64_t part = local / row_dims * splits * row_dims + local % row_dims;
+  ExpSum<T> sum = empty_sum<T>();
+  for (int split = 0; split < splits; ++split) sum = merge(sum, out.part[part + split * row_dims]);
+  const int64_t whole = first_element * row_dims + local;
+  write_marginal(out, whole, sum);
+  if (!out.slope) return;
+  T slope = 0;
+  for (int split = 0; split < splits; ++split) {
+    const int64_t at = part + split * row_dims;
+    slope = fma(out.part_slope[at], fast_exp2(out.part[at].top - sum.top), slope);
+  }
+  out.slope[whole] = value_slope(slope, sum.mass);
+}
+
+// Sums of one split of the rows: [elements, splits, 3, dims, components], as in cuda_components.h but for each dimension
+// by itself, the mass included.
+template <class T, int many>
+__global__ void __launch_bounds__(kMarginalThreads)
+    marginal_component_sums(PYKERNELS_PARAMETER MixtureProblem problem, const T* marginal_log2, const T* grad_marginal, T* sums,
+                            int dims_per_block, int dim_blocks, int64_t tiles_per_split, uint32_t first_element) {
+  constexpr int kSide = kMarginalTile<T>;
+  PYKERNELS_SHARED(T, z);
+  const int thread = static_cast<int>(threadIdx.x);
+  const uint32_t local_element = blockIdx.z / dim_blocks, element = first_element + local_element;
+  const int64_t component_block = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
+  const Components<T> components = components_of<T>(problem, element);
+  const Matrix<const T> value = matrix_of<const T>(problem.batch, problem.value, element);
+  const MarginalPlace place =
+      marginal_place(components.dims, dims_per_block, static_cast<int>(blockIdx.z % dim_blocks), thread);
+  T *minus_log2 = z + kSide * place.dims, *gradient = minus_log2 + kSide * place.dims;
+  const int64_t first_component = (component_block * place.groups + place.group) * many;
+  const int d = place.first_dim + place.dim;
+
+  Standard<T> own[many];
+  T constant[many], first_sum[many], second_sum[many], mass[many];
+  PYKERNELS_UNROLL
+  for (int k = 0; k < many; ++k) {
+    const bool real = !place.idle && first_component + k < components.count;
+    own[k] = real ? standard_of(components, first_component + k, d) : Standard<T>{1, 0};
+    constant[k] = real ? log2_weight(components, first_component + k) + (log2(own[k].s) + static_cast<T>(kLog2Unit))
+                       : -static_cast<T>(INFINITY);
+    first_sum[k] = second_sum[k] = mass[k] = 0;
+  }
+  int64_t first = split * tiles_per_split * kSide;
+  int64_t end = first + tiles_per_split * kSide;
+  if (end > problem.rows) end = problem.rows;
+  for (; first < end; first += kSide) {
+    const int count = static_cast<int>(end - first < kSide ? end - first : kSide);
+    for (int k = thread; k < count * place.dims; k += kMarginalThreads) {
+      const int64_t row = first + k / place.dims, dim = place.first_dim + k % place.dims;
+      const int64_t index = (element * problem.rows + row) * components.dims + dim;
+      const RowTerms<T> terms = row_terms(marginal_log2[index], grad_marginal[index]);
+      z[k] = terms.counts ? at(value, row, dim) : 0;
+      minus_log2[k] = terms.minus_log2;
+      gradient[k] = terms.gradient;
+    }
+    __syncthreads();
+    PYKERNELS_UNROLL_BY(4)
+    for (int row = 0; row < count; ++row) {
+      const int at = row * place.dims + place.dim;
+      PYKERNELS_UNROLL
+      for (int k = 0; k < many; ++k) {
+        const T t = standardized<true>(z[at], own[k].s, own[k].m);
+        const T share = gradient[at] * fast_exp2(fma(-t, t, constant[k]) + minus_log2[at]);
+        if (share != 0) {  // elsewhere t may be infinite
+          mass[k] += share;
+          first_sum[k] = fma(share, t, first_sum[k]);
+          second_sum[k] = fma(share * t, t, second_sum[k]);
+        }
+      }
+    }
+    __syncthreads();  // before the next tile overwrites this one
+  }
+
+  const int64_t plane = components.count * components.dims;
+  T* out = sums + (local_element * splits + split) * 3 * plane;
+  PYKERNELS_UNROLL
+  for (int k = 0; k < many; ++k) {
+    const int64_t i = first_component + k;
+    if (place.idle || i >= components.count) continue;
+    const int64_t at = d * components.count + i;
+    out[at] = first_sum[k];
+    out[plane + at] = second_sum[k];
+    out[2 * plane + at] = mass[k];
+  }
+}
+
+}  // namespace pykernels

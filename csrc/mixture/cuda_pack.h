@@ -1,0 +1,87 @@
+// For many dimensions the kernels work like a matrix product, on tiles that are copied as they stand. So rows and components
+// are first laid out in tiles of kSide, dimension by dimension: [tile][dim][kSide].
+#pragma once
+
+#include "mixture/cuda_components.h"
+
+namespace pykernels {
+
+constexpr int kTileThreads = 256;
+template <class T> constexpr int kSide = 256 / sizeof(T);
+
+// Both kinds of tiles come in pairs, filled up with components of weight 0 and rows at 0 that nobody asks for.
+template <class T> struct PackedComponents {
+  T *s, *m;       // [elements][tiles][dims][kSide]; m is m s where the pair of tiles has no need of the accurate form
+  T* constant;    // [elements][tiles][kSide]
+  int* accurate;  // [elements][tiles / 2]
+  int64_t tiles, count;
+};
+
+template <class T> struct PackedRows {
+  T* z;                      // [elements][tiles][dims][kSide]
+  T *minus_log2, *gradient;  // [elements][tiles][kSide]; null: in the forward pass
+  int64_t tiles, count;
+};
+
+// A block lays out a pair of tiles.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads)
+    pack_components(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> packed, uint32_t first_element) {
+  constexpr int kPair = 2 * kSide<T>, kGroups = kTileThreads / kPair;
+  PYKERNELS_SHARED(CarefulSum<T>, partial);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kPair, group = thread / kPair;
+  const int64_t pair = blockIdx.x, local_element = blockIdx.y;
+  const Components<T> components = components_of<T>(problem, first_element + local_element);
+  const int64_t i = pair * kPair + lane, tile = local_element * packed.tiles + 2 * pair + lane / kSide<T>;
+  const bool real = i < components.count;
+
+  bool inaccurate = false;
+  CarefulSum<T> constant;
+  for (int d = group; real && d < components.dims; d += kGroups) {
+    const Standard<T> component = standard_of(components, i, d);
+    inaccurate |= needs_accurate_form(component);
+    add(constant, log2(component.s) + static_cast<T>(kLog2Unit));
+  }
+  partial[thread] = constant;
+  const bool accurate = __syncthreads_or(inaccurate);
+  for (int d = group; d < components.dims; d += kGroups) {
+    const Standard<T> component = real ? standard_of(components, i, d) : Standard<T>{1, 0};
+    const int64_t at = (tile * components.dims + d) * kSide<T> + lane % kSide<T>;
+    packed.s[at] = component.s;
+    packed.m[at] = accurate ? component.m : component.m * component.s;
+  }
+  if (group != 0) return;
+  CarefulSum<T> total;
+  add(total, real ? log2_weight(components, i) : -static_cast<T>(INFINITY));
+  for (int k = 0; k < kGroups; ++k) add(total, total_of(partial[k * kPair + lane]));
+  packed.constant[tile * kSide<T> + lane % kSide<T>] = total_of(total);
+  if (lane == 0) packed.accurate[local_element * (packed.tiles / 2) + pair] = accurate;
+}
+
+// A block lays out one tile. log2 and gradient are null in the forward pass.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads)
+    pack_rows(PYKERNELS_PARAMETER MixtureProblem problem, const T* log2, const T* gradient, PYKERNELS_PARAMETER PackedRows<T> packed, uint32_t first_element) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kSide<T>;
+  const int64_t element = first_element + blockIdx.y, tile = blockIdx.y * packed.tiles + blockIdx.x;
+  const Matrix<const T> value = matrix_of<const T>(problem.batch, problem.value, element);
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * kSide<T> + lane;
+  const bool real = row < problem.rows;
+  RowTerms<T> terms{real, -Limits<T>::kLargest, 0};
+  if (log2 && real) terms = row_terms(log2[element * problem.rows + row], gradient[element * problem.rows + row]);
+  for (int64_t d = thread / kSide<T>; d < problem.dims; d += kTileThreads / kSide<T>)
+    packed.z[(tile * problem.dims + d) * kSide<T> + lane] = terms.counts ? at(value, row, d) : 0;
+  if (log2 && thread < kSide<T>) {
+    packed.minus_log2[tile * kSide<T> + lane] = terms.minus_log2;
+    packed.gradient[tile * kSide<T> + lane] = terms.gradient;
+  }
+}
+
+// Starts copying `count` dimensions of a tile.
+template <class T> PYKERNELS_DEVICE void copy_tile(const T* source, int count, int thread, T* target) {
+  constexpr int kLane = Quad<T>::kCount;
+  for (int k = thread; k < count * (kSide<T> / kLane); k += kTileThreads)
+    async_copy16(target + k * kLane, source + k * kLane);
+}
+
+}  // namespace pykernels

@@ -1,0 +1,254 @@
+// Gradients for many dimensions, a tile of one side (the block's own) against the tiles of the other, one after another:
+// first the pairs' log-densities, as in cuda_tile.h; then their weights, which go to shared memory; then the sums over the
+// other side, a part of the dimensions at a time. These sums stand in global memory, where a thread finds its own again.
+// Tiles whose weights are all 0, as most are where the components are narrow, end after the first step.
+#pragma once
+
+#include "mixture/cuda_tile.h"
+
+namespace pykernels {
+
+constexpr int kChunk = 32;      // dimensions in shared memory at a time
+constexpr int kOwnDims = 2;     // of them in a thread's hands
+
+template <class T> struct GradientTiles {
+  T *z, *s, *m;  // [kChunk][kSide]
+  T* weights;    // [other kSide][own kSide]
+  T* factor;     // [own kSide]
+};
+
+template <class T> constexpr int kGradientTileSize = 3 * kChunk * kSide<T> + kSide<T> * kSide<T> + kSide<T>;
+
+template <class T> PYKERNELS_DEVICE GradientTiles<T> cut(T* shared) {
+  constexpr int kPart = kChunk * kSide<T>;
+  return {shared, shared + kPart, shared + 2 * kPart, shared + 3 * kPart, shared + 3 * kPart + kSide<T> * kSide<T>};
+}
+
+// A part of the dimensions of one tile of rows and one of components.
+template <class T>
+PYKERNELS_DEVICE int load_chunk(const T* z, const T* s, const T* m, int dims, int d, int thread, GradientTiles<T>& tiles) {
+  const int count = dims - d < kChunk ? dims - d : kChunk;
+  copy_tile(z + d * kSide<T>, count, thread, tiles.z);
+  copy_tile(s + d * kSide<T>, count, thread, tiles.s);
+  copy_tile(m + d * kSide<T>, count, thread, tiles.m);
+  async_commit();
+  async_wait<0>();
+  __syncthreads();
+  return count;
+}
+
+// square[row][component] = -sum t^2 over all dimensions. `row` and `component` are the thread's first ones.
+template <class T>
+PYKERNELS_DEVICE void pair_squares(const T* z, const T* s, const T* m, bool accurate, int dims, int row, int component,
+                                   int thread, GradientTiles<T>& tiles, Square<T, Quad<T>::kCount>& total) {
+  Square<T, Quad<T>::kCount> square;
+  clear(total);
+  clear(square);
+  for (int d = 0; d < dims; d += kChunk) {
+    const int count = load_chunk(z, s, m, dims, d, thread, tiles);
+    if (accurate)
+      add_squares<true>(tiles.z + row, tiles.s + component, tiles.m + component, 0, count, square);
+    else
+      add_squares<false>(tiles.z + row, tiles.s + component, tiles.m + component, 0, count, square);
+    if ((d + kChunk) % kSummedDims == 0 || d + kChunk >= dims) move(square, total);
+    __syncthreads();  // before the next chunk overwrites this one
+  }
+}
+
+// Own rows: the density and its gradient in one pass.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    forward_joint_slopes(PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows, PYKERNELS_PARAMETER JointOutput<T> out, int dims,
+                         int64_t tiles_per_split) {
+  constexpr int kLane = Quad<T>::kCount, kS = kSide<T>;
+  PYKERNELS_SHARED(T, shared);
+  GradientTiles<T> tiles = cut(shared);
+  const int thread = static_cast<int>(threadIdx.x), across = thread % 16 * kLane, down = thread / 16 * kLane;
+  const int64_t element = blockIdx.z, row_tile = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
+  const int64_t tile_size = static_cast<int64_t>(dims) * kS, first_row = row_tile * kS;
+  const T* z = rows.z + (element * rows.tiles + row_tile) * tile_size;
+  const int64_t begin = split * tiles_per_split;
+  const int64_t end = begin + tiles_per_split < components.tiles ? begin + tiles_per_split : components.tiles;
+  const int64_t part = (element * splits + split) * rows.count;
+
+  ExpSum<T> sum[kLane];  // of rows first_row + down + r, the same in all 16 threads that share them
+  PYKERNELS_UNROLL
+  for (int r = 0; r < kLane; ++r) sum[r] = empty_sum<T>();
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t packed = element * components.tiles + tile;
+    const T *s = components.s + packed * tile_size, *m = components.m + packed * tile_size;
+    const bool accurate = components.accurate[packed / 2] != 0;
+    Square<T, kLane> square;
+    pair_squares(z, s, m, accurate, dims, down, across, thread, tiles, square);
+
+    T constant[kLane];
+    load_aligned(components.constant + packed * kS + across, constant);
+    bool reached = false;
+    PYKERNELS_UNROLL
+    for (int r = 0; r < kLane; ++r) {
+      T top = sum[r].top, mass = 0;
+      PYKERNELS_UNROLL
+      for (int i = 0; i < kLane; ++i) {
+        square.sum[r][i] += constant[i];
+        top = fmax(top, square.sum[r][i]);
+      }
+      for (int step = 8; step > 0; step /= 2) top = fmax(top, __shfl_xor_sync(kWholeWarp, top, step));
+      PYKERNELS_UNROLL
+      for (int i = 0; i < kLane; ++i) {
+        const T weight = fast_exp2(square.sum[r][i] - top);
+        reached |= weight != 0;
+        mass += weight;
+        tiles.weights[(across + i) * kS + down + r] = weight;
+      }
+      for (int step = 8; step > 0; step /= 2) mass += __shfl_xor_sync(kWholeWarp, mass, step);
+      const T factor = fast_exp2(sum[r].top - top);
+      if (thread % 16 == 0) tiles.factor[down + r] = tile == begin ? 0 : factor;
+      sum[r] = {top, fma(sum[r].mass, factor, mass)};
+    }
+    // The first tile has to lay the ground, whatever its weights.
+    if (!__syncthreads_or(reached || tile == begin)) continue;
+    for (int d = 0; d < dims; d += kChunk) {
+      const int count = load_chunk(z, s, m, dims, d, thread, tiles);
+      const int own_d = thread / 16 * kOwnDims;
+      T slope[kLane][kOwnDims];
+      PYKERNELS_UNROLL
+      for (int r = 0; r < kLane; ++r) {
+        const int64_t row = first_row + across + r;
+        PYKERNELS_UNROLL
+        for (int k = 0; k < kOwnDims; ++k) {
+          const bool real = row < rows.count && own_d + k < count && tile != begin;
+          slope[r][k] = real ? tiles.factor[across + r] * out.part_slope[(part + row) * dims + d + own_d + k] : 0;
+        }
+      }
+      for (int i = 0; own_d < count && i < kS; ++i) {
+        T weight[kLane];
+        load_aligned(tiles.weights + i * kS + across, weight);
+        PYKERNELS_UNROLL
+        for (int k = 0; k < kOwnDims; ++k) {
+          if (own_d + k >= count) continue;
+          const int at = (own_d + k) * kS;
+          const T si = tiles.s[at + i], mi = tiles.m[at + i];
+          PYKERNELS_UNROLL
+          for (int r = 0; r < kLane; ++r) {
+            const T zr = tiles.z[at + across + r];
+            const T t = accurate ? standardized<true>(zr, si, mi) : standardized<false>(zr, si, mi);
+            if (weight[r] != 0) slope[r][k] = fma(weight[r] * si, t, slope[r][k]);
+          }
+        }
+      }
+      PYKERNELS_UNROLL
+      for (int r = 0; r < kLane; ++r) {
+        const int64_t row = first_row + across + r;
+        PYKERNELS_UNROLL
+        for (int k = 0; k < kOwnDims; ++k)
+          if (row < rows.count && own_d + k < count)
+            out.part_slope[(part + row) * dims + d + own_d + k] = slope[r][k];
+      }
+      __syncthreads();  // before the next chunk, and the next weights
+    }
+  }
+  PYKERNELS_UNROLL
+  for (int r = 0; r < kLane; ++r)
+    if (thread % 16 == 0 && first_row + down + r < rows.count) out.part[part + first_row + down + r] = sum[r];
+}
+
+// Own components: the sums of cuda_components.h.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads, 2)
+    joint_component_tiles(PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows, T* sums, int dims, int64_t tiles_per_split) {
+  constexpr int kLane = Quad<T>::kCount, kS = kSide<T>;
+  PYKERNELS_SHARED(T, shared);
+  GradientTiles<T> tiles = cut(shared);
+  const int thread = static_cast<int>(threadIdx.x), across = thread % 16 * kLane, down = thread / 16 * kLane;
+  const int64_t element = blockIdx.z, own_tile = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
+  const int64_t tile_size = static_cast<int64_t>(dims) * kS, first_component = own_tile * kS;
+  const int64_t packed = element * components.tiles + own_tile;
+  const T *s = components.s + packed * tile_size, *m = components.m + packed * tile_size;
+  const bool accurate = components.accurate[packed / 2] != 0;
+  const int64_t begin = split * tiles_per_split;
+  const int64_t end = begin + tiles_per_split < rows.tiles ? begin + tiles_per_split : rows.tiles;
+  T* out = sums + (element * splits + split) * (2 * dims + 1) * components.count;
+
+  T constant[kLane], mass[kLane];
+  load_aligned(components.constant + packed * kS + down, constant);
+  PYKERNELS_UNROLL
+  for (int i = 0; i < kLane; ++i) mass[i] = 0;
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t row_tile = element * rows.tiles + tile;
+    const T* z = rows.z + row_tile * tile_size;
+    Square<T, kLane> square;
+    pair_squares(z, s, m, accurate, dims, across, down, thread, tiles, square);
+
+    T minus_log2[kLane], gradient[kLane];
+    load_aligned(rows.minus_log2 + row_tile * kS + across, minus_log2);
+    load_aligned(rows.gradient + row_tile * kS + across, gradient);
+    bool reached = false;
+    PYKERNELS_UNROLL
+    for (int r = 0; r < kLane; ++r) {
+      PYKERNELS_UNROLL
+      for (int i = 0; i < kLane; ++i) {
+        const T share = gradient[r] * fast_exp2((square.sum[r][i] + constant[i]) + minus_log2[r]);
+        reached |= share != 0;
+        mass[i] += share;
+        tiles.weights[(across + r) * kS + down + i] = share;
+      }
+    }
+    if (!__syncthreads_or(reached || tile == begin)) continue;
+    for (int d = 0; d < dims; d += kChunk) {
+      const int count = load_chunk(z, s, m, dims, d, thread, tiles);
+      const int own_d = thread / 16 * kOwnDims;
+      T first[kLane][kOwnDims], second[kLane][kOwnDims];
+      PYKERNELS_UNROLL
+      for (int i = 0; i < kLane; ++i) {
+        const int64_t component = first_component + across + i;
+        PYKERNELS_UNROLL
+        for (int k = 0; k < kOwnDims; ++k) {
+          const bool real = component < components.count && own_d + k < count && tile != begin;
+          const int64_t at = (d + own_d + k) * components.count + component;
+          first[i][k] = real ? out[at] : 0;
+          second[i][k] = real ? out[dims * components.count + at] : 0;
+        }
+      }
+      for (int r = 0; own_d < count && r < kS; ++r) {
+        T share[kLane];
+        load_aligned(tiles.weights + r * kS + across, share);
+        PYKERNELS_UNROLL
+        for (int k = 0; k < kOwnDims; ++k) {
+          if (own_d + k >= count) continue;
+          const int at = (own_d + k) * kS;
+          const T zr = tiles.z[at + r];
+          PYKERNELS_UNROLL
+          for (int i = 0; i < kLane; ++i) {
+            const T si = tiles.s[at + across + i], mi = tiles.m[at + across + i];
+            const T t = accurate ? standardized<true>(zr, si, mi) : standardized<false>(zr, si, mi);
+            if (share[i] != 0) {
+              const T part = share[i] * t;
+              first[i][k] += part;
+              second[i][k] = fma(part, t, second[i][k]);
+            }
+          }
+        }
+      }
+      PYKERNELS_UNROLL
+      for (int i = 0; i < kLane; ++i) {
+        const int64_t component = first_component + across + i;
+        PYKERNELS_UNROLL
+        for (int k = 0; k < kOwnDims; ++k) {
+          if (component >= components.count || own_d + k >= count) continue;
+          const int64_t at = (d + own_d + k) * components.count + component;
+          out[at] = first[i][k];
+          out[dims * components.count + at] = second[i][k];
+        }
+      }
+      __syncthreads();  // before the next chunk, and the next weights
+    }
+  }
+  PYKERNELS_UNROLL
+  for (int i = 0; i < kLane; ++i) {
+    for (int step = 8; step > 0; step /= 2) mass[i] += __shfl_xor_sync(kWholeWarp, mass[i], step);
+    const int64_t component = first_component + down + i;
+    if (thread % 16 == 0 && component < components.count) out[2 * dims * components.count + component] = mass[i];
+  }
+}
+
+}  // namespace pykernels

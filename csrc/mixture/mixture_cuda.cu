@@ -1,0 +1,445 @@
+// The CUDA variant: which kernels a call takes, their grids and their memory. Grids are cut by the sizes of the problem
+// alone, never by the device, so that results are the same on every GPU.
+#include "core/arena.h"
+#include "core/cuda_launch.h"
+#if defined(PYKERNELS_CUDA)
+#include "core/cuda_device.h"
+#endif
+#include "mixture/cuda_gradients.h"
+#include "mixture/cuda_marginal.h"
+#include "mixture/cuda_tile_gradients.h"
+#include "mixture/mixture.h"
+
+namespace pykernels {
+namespace {
+
+constexpr int kFewDims = 16;              // up to here a row fits in a thread's registers
+constexpr int64_t kWantedBlocks = 2640;   // a few waves of blocks on the largest GPUs
+constexpr int64_t kMostMemory = 256 << 20;  // for batch elements that could as well follow one another
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+unsigned grid(int64_t size) { return static_cast<unsigned>(size); }
+
+// Blocks that share what they compute, each taking `units` of it.
+struct Splits {
+  int64_t count, units;
+};
+
+Splits split(int64_t units, int64_t other_blocks) {
+  const int64_t wanted = divide_up(kWantedBlocks, other_blocks);
+  const int64_t per_split = divide_up(units, at_most(at_most(wanted, units), kMostGridRows));
+  return {divide_up(units, per_split), per_split};
+}
+
+template <int size> struct Int {
+  static constexpr int kValue = size;
+};
+
+// Calls launch(Int<D>) with the smallest D that is compiled and not below `dims`.
+template <class Launch> void with_dims(int64_t dims, const Launch& launch) {
+  if (dims <= 1) return launch(Int<1>{});
+  if (dims <= 2) return launch(Int<2>{});
+  if (dims <= 3) return launch(Int<3>{});
+  if (dims <= 4) return launch(Int<4>{});
+  if (dims <= 6) return launch(Int<6>{});
+  if (dims <= 8) return launch(Int<8>{});
+  if (dims <= 10) return launch(Int<10>{});
+  if (dims <= 12) return launch(Int<12>{});
+  return launch(Int<16>{});
+}
+
+// ---- Plans
+
+struct MarginalPlan {
+  int dims_per_block, dim_blocks, groups;
+};
+
+MarginalPlan plan_marginal(int64_t dims) {
+  const int blocks = static_cast<int>(divide_up(dims, kMaxDims));
+  const int per_block = static_cast<int>(divide_up(dims, blocks));
+  return {per_block, static_cast<int>(divide_up(dims, per_block)), kMarginalThreads / per_block};
+}
+
+template <class T> struct ForwardPlan {
+  int rows_per_thread;       // few dimensions
+  int64_t row_blocks;        // of the joint density
+  bool tiles, slope_tiles;   // many dimensions
+  Splits joint;              // units: tiles of components, or pairs of them
+  MarginalPlan marginal;
+  int marginal_rows;         // in a thread
+  int64_t marginal_row_blocks;
+  Splits marginal_splits;
+  int64_t step;              // batch elements at a time
+};
+
+template <class T> int64_t padded_tiles(int64_t count) { return 2 * divide_up(count, 2 * kSide<T>); }
+
+template <class T> ForwardPlan<T> plan_forward(const MixtureForward& args) {
+  const MixtureProblem& p = args.problem;
+  const int64_t batch = batch_count(p.batch);
+  ForwardPlan<T> plan{};
+  plan.tiles = p.dims > kFewDims;
+  plan.slope_tiles = plan.tiles && args.joint_slope;
+  constexpr bool kSingle = sizeof(T) == 4;
+  plan.rows_per_thread = args.joint_slope ? (kSingle ? 2 : 1) : kSingle && p.rows > 2 * kThreads ? 4 : kSingle ? 1 : 2;
+  if (plan.tiles) {
+    const int64_t units = padded_tiles<T>(p.components) / (plan.slope_tiles ? 1 : 2);
+    plan.row_blocks = padded_tiles<T>(p.rows) / (plan.slope_tiles ? 1 : 2);
+    plan.joint = split(units, plan.row_blocks * batch);
+  } else {
+    plan.row_blocks = divide_up(p.rows, kThreads * plan.rows_per_thread);
+    const bool small = p.components * (2 * p.dims + 5) <= 8192;  // not worth the launch that puts parts together
+    plan.joint = small ? Splits{1, divide_up(p.components, kTile<T>)} : split(divide_up(p.components, kTile<T>), plan.row_blocks * batch);
+  }
+  plan.marginal = plan_marginal(p.dims);
+  plan.marginal_rows = kSingle ? 8 : 4;
+  plan.marginal_row_blocks = divide_up(p.rows, static_cast<int64_t>(plan.marginal.groups) * plan.marginal_rows);
+  plan.marginal_splits = split(divide_up(p.components, kMarginalTile<T>), plan.marginal_row_blocks * plan.marginal.dim_blocks * batch);
+
+  int64_t bytes = 1;
+  if (args.joint && plan.tiles)
+    bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + p.dims * padded_tiles<T>(p.rows)) * kSide<T> * sizeof(T);
+  if (args.joint) bytes += plan.joint.count * p.rows * (2 + (args.joint_slope ? p.dims : 0)) * sizeof(T);
+  if (args.marginal) bytes += plan.marginal_splits.count * p.rows * p.dims * 3 * sizeof(T);
+  plan.step = at_most(at_most(batch, kMostGridRows / plan.marginal.dim_blocks), 1 + kMostMemory / bytes);
+  return plan;
+}
+
+template <class T> struct ForwardMemory {
+  JointOutput<T> joint;
+  MarginalOutput<T> marginal;
+  PackedComponents<T> components;
+  PackedRows<T> rows;
+};
+
+template <class T> PackedComponents<T> take_components(Arena& arena, const MixtureProblem& p, int64_t step) {
+  PackedComponents<T> packed{};
+  packed.tiles = padded_tiles<T>(p.components);
+  packed.count = p.components;
+  packed.s = take<T>(arena, step * packed.tiles * p.dims * kSide<T>);
+  packed.m = take<T>(arena, step * packed.tiles * p.dims * kSide<T>);
+  packed.constant = take<T>(arena, step * packed.tiles * kSide<T>);
+  packed.accurate = take<int>(arena, step * packed.tiles / 2);
+  return packed;
+}
+
+template <class T> PackedRows<T> take_rows(Arena& arena, const MixtureProblem& p, int64_t step, bool backward) {
+  PackedRows<T> packed{};
+  packed.tiles = padded_tiles<T>(p.rows);
+  packed.count = p.rows;
+  packed.z = take<T>(arena, step * packed.tiles * p.dims * kSide<T>);
+  if (backward) {
+    packed.minus_log2 = take<T>(arena, step * packed.tiles * kSide<T>);
+    packed.gradient = take<T>(arena, step * packed.tiles * kSide<T>);
+  }
+  return packed;
+}
+
+template <class T> ForwardMemory<T> take_forward(Arena& arena, const MixtureForward& args, const ForwardPlan<T>& plan) {
+  const MixtureProblem& p = args.problem;
+  ForwardMemory<T> memory{};
+  memory.joint.joint = static_cast<T*>(args.joint);
+  memory.joint.joint_log2 = static_cast<T*>(args.joint_log2);
+  memory.joint.slope = static_cast<T*>(args.joint_slope);
+  memory.marginal.marginal = static_cast<T*>(args.marginal);
+  memory.marginal.marginal_log2 = static_cast<T*>(args.marginal_log2);
+  memory.marginal.slope = static_cast<T*>(args.marginal_slope);
+  if (args.joint && plan.tiles) {
+    memory.components = take_components<T>(arena, p, plan.step);
+    memory.rows = take_rows<T>(arena, p, plan.step, false);
+  }
+  if (args.joint && (plan.joint.count > 1 || plan.slope_tiles)) {
+    const int64_t parts = plan.step * plan.joint.count * p.rows;
+    memory.joint.part = take<ExpSum<T>>(arena, parts);
+    if (args.joint_slope) memory.joint.part_slope = take<T>(arena, parts * p.dims);
+  }
+  if (args.marginal && plan.marginal_splits.count > 1) {
+    const int64_t parts = plan.step * plan.marginal_splits.count * p.rows * p.dims;
+    memory.marginal.part = take<ExpSum<T>>(arena, parts);
+    if (args.marginal_slope) memory.marginal.part_slope = take<T>(arena, parts);
+  }
+  return memory;
+}
+
+// ---- Forward
+
+template <class T, int D, int rows, bool slopes>
+void launch_joint(const MixtureProblem& p, const ForwardPlan<T>& plan, const JointOutput<T>& out, int64_t elements,
+                  uint32_t first, cudaStream_t stream) {
+  const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
+  const size_t shared = kTile<T> * Record<T, D>::kSize * sizeof(T);
+  PYKERNELS_LAUNCH((forward_joint<T, D, rows, slopes>), blocks, kThreads, shared, stream, p, out, plan.joint.units, first);
+}
+
+template <class T>
+void forward_few(const MixtureProblem& p, const ForwardPlan<T>& plan, const JointOutput<T>& out, int64_t elements,
+                 uint32_t first, cudaStream_t stream) {
+  constexpr bool kSingle = sizeof(T) == 4;
+  with_dims(p.dims, [&](auto dims) {
+    constexpr int D = decltype(dims)::kValue;
+    if (out.slope)
+      launch_joint<T, D, kSingle ? 2 : 1, true>(p, plan, out, elements, first, stream);
+    else if (plan.rows_per_thread == 1)
+      launch_joint<T, D, 1, false>(p, plan, out, elements, first, stream);
+    else
+      launch_joint<T, D, kSingle ? 4 : 2, false>(p, plan, out, elements, first, stream);
+  });
+}
+
+// Dimensions at a time. Such that few are left over for the last time; or, of long sums, a part of kSummedDims.
+int depth_of(int dims) {
+  return dims > kSummedDims ? 8 : static_cast<int>(divide_up(dims, divide_up(dims, kMaxDepth)));
+}
+
+template <class T>
+void forward_many(const MixtureProblem& p, const ForwardPlan<T>& plan, const ForwardMemory<T>& memory, int64_t elements,
+                  uint32_t first, cudaStream_t stream) {
+  const int dims = static_cast<int>(p.dims), depth = depth_of(dims);
+  const PackedComponents<T>& components = memory.components;
+  const PackedRows<T>& rows = memory.rows;
+  const T* const none = nullptr;
+  PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(components.tiles / 2), grid(elements)), kTileThreads,
+                   kTileThreads * sizeof(CarefulSum<T>), stream, p, components, first);
+  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(rows.tiles), grid(elements)), kTileThreads, 0, stream, p, none, none, rows, first);
+  const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
+  if (plan.slope_tiles) {
+    PYKERNELS_LAUNCH(forward_joint_slopes<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream, components,
+                     rows, memory.joint, dims, plan.joint.units);
+    return;
+  }
+  const size_t shared = 2 * 6 * depth * kSide<T> * sizeof(T);
+  if (dims > kSummedDims)
+    PYKERNELS_LAUNCH((forward_joint_tiles<T, true>), blocks, kTileThreads, shared, stream, components, rows, memory.joint,
+                     dims, depth, plan.joint.units, first);
+  else
+    PYKERNELS_LAUNCH((forward_joint_tiles<T, false>), blocks, kTileThreads, shared, stream, components, rows, memory.joint,
+                     dims, depth, plan.joint.units, first);
+}
+
+template <class T, int rows, bool slopes>
+void launch_marginal(const MixtureProblem& p, const ForwardPlan<T>& plan, const MarginalOutput<T>& out, int64_t elements,
+                     uint32_t first, cudaStream_t stream) {
+  const MarginalPlan& m = plan.marginal;
+  const dim3 blocks(grid(plan.marginal_row_blocks), grid(plan.marginal_splits.count), grid(elements * m.dim_blocks));
+  const size_t shared = 3 * kMarginalTile<T> * m.dims_per_block * sizeof(T);
+  PYKERNELS_LAUNCH((forward_marginal<T, rows, slopes>), blocks, kMarginalThreads, shared, stream, p, out, m.dims_per_block,
+                   m.dim_blocks, plan.marginal_splits.units, first);
+}
+
+template <class T> Status forward(const MixtureForward& args, Execution execution) {
+  const MixtureProblem& p = args.problem;
+  const OnDevice device(execution.device);
+  const cudaStream_t stream = static_cast<cudaStream_t>(execution.stream);
+  const ForwardPlan<T> plan = plan_forward<T>(args);
+  Arena arena = arena_over(args.workspace);
+  const ForwardMemory<T> memory = take_forward(arena, args, plan);
+  if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
+  const int64_t batch = batch_count(p.batch);
+  if (batch > UINT32_MAX) return Status::batch_too_large;
+  for (int64_t begin = 0; begin < batch; begin += plan.step) {
+    const uint32_t first = static_cast<uint32_t>(begin);
+    const int64_t elements = at_most(plan.step, batch - begin);
+    if (args.joint) {
+      if (plan.tiles)
+        forward_many(p, plan, memory, elements, first, stream);
+      else
+        forward_few(p, plan, memory.joint, elements, first, stream);
+      if (memory.joint.part)
+        PYKERNELS_LAUNCH(merge_joint<T>, grid(divide_up(elements * p.rows, kThreads / 32)), kThreads, 0, stream, memory.joint,
+                         p.rows, static_cast<int>(p.dims), static_cast<int>(plan.joint.count), elements, first);
+    }
+    if (args.marginal) {
+      constexpr int kRows = sizeof(T) == 4 ? 8 : 4;
+      if (args.marginal_slope)
+        launch_marginal<T, kRows, true>(p, plan, memory.marginal, elements, first, stream);
+      else
+        launch_marginal<T, kRows, false>(p, plan, memory.marginal, elements, first, stream);
+      if (memory.marginal.part)
+        PYKERNELS_LAUNCH(merge_marginal<T>, grid(divide_up(elements * p.rows * p.dims, kThreads)), kThreads, 0, stream,
+                         memory.marginal, p.rows * p.dims, static_cast<int>(plan.marginal_splits.count), elements, first);
+    }
+  }
+  return launch_status();
+}
+
+template <class T> int64_t forward_workspace(const MixtureForward& args) {
+  Arena arena{nullptr, kAlignment};
+  take_forward(arena, args, plan_forward<T>(args));
+  return arena.used;
+}
+
+// ---- Backward: gradients of loc, scale and log-weights. That of value follows from the slopes.
+
+template <class T> struct BackwardPlan {
+  bool tiles;
+  int64_t component_blocks;
+  Splits joint;
+  MarginalPlan marginal;
+  int64_t marginal_component_blocks;
+  Splits marginal_splits;
+  int64_t step;
+};
+
+constexpr int kMarginalComponents = 4;  // in a thread
+
+// Whether a gradient is a sum over anything.
+bool is_summed(const MixtureProblem& p, const StridedTensor& gradient, int64_t dims) {
+  const int64_t* inner = gradient.strides + p.batch.ndim;
+  return gradient.data && (batch_is_shared(p.batch, gradient) || (p.components > 1 && inner[0] == 0) ||
+                           (dims > 1 && inner[1] == 0));
+}
+
+template <class T> BackwardPlan<T> plan_backward(const MixtureBackward& args) {
+  const MixtureProblem& p = args.problem;
+  const int64_t batch = batch_count(p.batch);
+  BackwardPlan<T> plan{};
+  plan.tiles = p.dims > kFewDims;
+  plan.component_blocks = plan.tiles ? padded_tiles<T>(p.components) : divide_up(p.components, kThreads * kOwnComponents<T>);
+  const int64_t units = plan.tiles ? padded_tiles<T>(p.rows) : divide_up(p.rows, kTile<T>);
+  const bool small = !plan.tiles && p.rows * (5 * p.dims + 6) <= 8192;
+  plan.joint = small ? Splits{1, units} : split(units, plan.component_blocks * batch);
+  plan.marginal = plan_marginal(p.dims);
+  plan.marginal_component_blocks = divide_up(p.components, static_cast<int64_t>(plan.marginal.groups) * kMarginalComponents);
+  plan.marginal_splits = split(divide_up(p.rows, kMarginalTile<T>), plan.marginal_component_blocks * plan.marginal.dim_blocks * batch);
+
+  int64_t bytes = 3 * p.components * p.dims * sizeof(T);
+  if (plan.tiles)
+    bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + (p.dims + 2) * padded_tiles<T>(p.rows)) * kSide<T> * sizeof(T);
+  if (args.grad_joint) bytes += plan.joint.count * (2 * p.dims + 1) * p.components * sizeof(T);
+  if (args.grad_marginal) bytes += plan.marginal_splits.count * 3 * p.dims * p.components * sizeof(T);
+  plan.step = at_most(at_most(batch, kMostGridRows / plan.marginal.dim_blocks), 1 + kMostMemory / bytes);
+  return plan;
+}
+
+template <class T> struct BackwardMemory {
+  T *joint_sums, *marginal_sums;
+  GradientOutput<T> loc, scale, log_weights;
+  PackedComponents<T> components;
+  PackedRows<T> rows;
+};
+
+template <class T>
+GradientOutput<T> take_gradient(Arena& arena, const MixtureProblem& p, const StridedTensor& gradient, int64_t dims, int64_t step) {
+  return {gradient, is_summed(p, gradient, dims) ? take<T>(arena, step * dims * p.components) : nullptr};
+}
+
+template <class T> BackwardMemory<T> take_backward(Arena& arena, const MixtureBackward& args, const BackwardPlan<T>& plan) {
+  const MixtureProblem& p = args.problem;
+  BackwardMemory<T> memory{};
+  if (args.grad_joint) memory.joint_sums = take<T>(arena, plan.step * plan.joint.count * (2 * p.dims + 1) * p.components);
+  if (args.grad_marginal) memory.marginal_sums = take<T>(arena, plan.step * plan.marginal_splits.count * 3 * p.dims * p.components);
+  memory.loc = take_gradient<T>(arena, p, args.grad_loc, p.dims, plan.step);
+  memory.scale = take_gradient<T>(arena, p, args.grad_scale, p.dims, plan.step);
+  memory.log_weights = take_gradient<T>(arena, p, args.grad_log_weights, 1, plan.step);
+  if (args.grad_joint && plan.tiles) {
+    memory.components = take_components<T>(arena, p, plan.step);
+    memory.rows = take_rows<T>(arena, p, plan.step, true);
+  }
+  return memory;
+}
+
+template <class T>
+void sum_gradient(const MixtureProblem& p, const GradientOutput<T>& out, int64_t dims, int64_t elements, uint32_t first,
+                  cudaStream_t stream) {
+  if (!out.tensor.data || !out.dense) return;
+  const int64_t* inner = out.tensor.strides + p.batch.ndim;
+  const bool keep_dims = dims == 1 || inner[1] != 0, keep_components = p.components == 1 || inner[0] != 0;
+  const int64_t kept = keep_dims ? dims : 1;
+  if (keep_components)
+    PYKERNELS_LAUNCH(sum_dims<T>, grid(divide_up(p.components * kept, kFinishThreads)), kFinishThreads, 0, stream, p, out,
+                     static_cast<int>(dims), keep_dims, elements, first);
+  else
+    PYKERNELS_LAUNCH(sum_components<T>, grid(kept), kFinishThreads, kFinishThreads * sizeof(double), stream, p, out,
+                     static_cast<int>(dims), keep_dims, elements, first);
+}
+
+template <class T>
+void launch_joint_sums(const MixtureBackward& args, const BackwardPlan<T>& plan, const BackwardMemory<T>& memory,
+                       int64_t elements, uint32_t first, cudaStream_t stream) {
+  const MixtureProblem& p = args.problem;
+  const T *log2 = static_cast<const T*>(args.joint_log2), *gradient = static_cast<const T*>(args.grad_joint);
+  const dim3 blocks(grid(plan.component_blocks), grid(plan.joint.count), grid(elements));
+  if (!plan.tiles) {
+    with_dims(p.dims, [&](auto dims) {
+      constexpr int D = decltype(dims)::kValue;
+      const size_t shared = kTile<T> * RowRecord<T, D>::kSize * sizeof(T);
+      PYKERNELS_LAUNCH((joint_component_sums<T, D>), blocks, kThreads, shared, stream, p, log2, gradient,
+                       memory.joint_sums, plan.joint.units, first);
+    });
+    return;
+  }
+  PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(memory.components.tiles / 2), grid(elements)), kTileThreads,
+                   kTileThreads * sizeof(CarefulSum<T>), stream, p, memory.components, first);
+  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(memory.rows.tiles), grid(elements)), kTileThreads, 0, stream, p, log2, gradient,
+                   memory.rows, first);
+  PYKERNELS_LAUNCH(joint_component_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
+                   memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims), plan.joint.units);
+}
+
+template <class T> Status backward(const MixtureBackward& args, Execution execution) {
+  const MixtureProblem& p = args.problem;
+  const OnDevice device(execution.device);
+  const cudaStream_t stream = static_cast<cudaStream_t>(execution.stream);
+  const BackwardPlan<T> plan = plan_backward<T>(args);
+  Arena arena = arena_over(args.workspace);
+  const BackwardMemory<T> memory = take_backward(arena, args, plan);
+  if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
+  const GradientSums<T> sums{memory.joint_sums, memory.marginal_sums,
+                             args.grad_joint ? static_cast<int>(plan.joint.count) : 0,
+                             args.grad_marginal ? static_cast<int>(plan.marginal_splits.count) : 0};
+  const int64_t batch = batch_count(p.batch);
+  if (batch > UINT32_MAX) return Status::batch_too_large;
+  for (int64_t begin = 0; begin < batch; begin += plan.step) {
+    const uint32_t first = static_cast<uint32_t>(begin);
+    const int64_t elements = at_most(plan.step, batch - begin);
+    if (args.grad_joint) launch_joint_sums(args, plan, memory, elements, first, stream);
+    if (args.grad_marginal) {
+      const MarginalPlan& m = plan.marginal;
+      const dim3 blocks(grid(plan.marginal_component_blocks), grid(plan.marginal_splits.count), grid(elements * m.dim_blocks));
+      PYKERNELS_LAUNCH((marginal_component_sums<T, kMarginalComponents>), blocks, kMarginalThreads,
+                       3 * kMarginalTile<T> * m.dims_per_block * sizeof(T), stream, p,
+                       static_cast<const T*>(args.marginal_log2), static_cast<const T*>(args.grad_marginal),
+                       memory.marginal_sums, m.dims_per_block, m.dim_blocks, plan.marginal_splits.units, first);
+    }
+    PYKERNELS_LAUNCH(finish_gradients<T>, grid(divide_up(elements * p.components * p.dims, kFinishThreads)), kFinishThreads, 0,
+                     stream, p, sums, memory.loc, memory.scale, memory.log_weights, elements, first);
+    sum_gradient(p, memory.loc, p.dims, elements, first, stream);
+    sum_gradient(p, memory.scale, p.dims, elements, first, stream);
+    sum_gradient(p, memory.log_weights, 1, elements, first, stream);
+  }
+  return launch_status();
+}
+
+template <class T> int64_t backward_workspace(const MixtureBackward& args) {
+  Arena arena{nullptr, kAlignment};
+  take_backward(arena, args, plan_backward<T>(args));
+  return arena.used;
+}
+
+bool is_single(const MixtureProblem& problem) { return problem.dtype == Dtype::float32; }
+
+int64_t forward_workspace_any(const MixtureForward& args, int) {
+  return is_single(args.problem) ? forward_workspace<float>(args) : forward_workspace<double>(args);
+}
+int64_t backward_workspace_any(const MixtureBackward& args, int) {
+  return is_single(args.problem) ? backward_workspace<float>(args) : backward_workspace<double>(args);
+}
+Status forward_any(const MixtureForward& args, Execution execution) {
+  return is_single(args.problem) ? forward<float>(args, execution) : forward<double>(args, execution);
+}
+Status backward_any(const MixtureBackward& args, Execution execution) {
+  return is_single(args.problem) ? backward<float>(args, execution) : backward<double>(args, execution);
+}
+
+}  // namespace
+
+extern const MixtureVariant mixture_cuda;
+#if defined(PYKERNELS_EMULATED)
+const MixtureVariant mixture_cuda = {"emulated", [] { return true; }, false,
+#else
+const MixtureVariant mixture_cuda = {"cuda", [] { return cuda_devices().count > 0; }, true,
+#endif
+                                     forward_workspace_any, backward_workspace_any, forward_any, backward_any};
+
+}  // namespace pykernels
