@@ -79,5 +79,6 @@ namespace pykernels {
 PYKERNELS_DEVICE double fast_exp2(double x) { return exp2(x); }
 
 constexpr unsigned kWholeWarp = 0xffffffffu;
+constexpr int64_t kMostGridRows = 65535;  // of a grid's y and z
 
 }  // namespace pykernels

@@ -6,7 +6,7 @@
 
 namespace pykernels {
 
-constexpr int64_t kMostGridRows = 65535;  // of a grid's y and z
+
 
 #if defined(__CUDACC__)
 

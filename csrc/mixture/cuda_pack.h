@@ -77,11 +77,13 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-// Starts copying `count` dimensions of a tile.
-template <class T> PYKERNELS_DEVICE void copy_tile(const T* source, int count, int thread, T* target) {
-  constexpr int kLane = Quad<T>::kCount;
-  for (int k = thread; k < count * (kSide<T> / kLane); k += kTileThreads)
-    async_copy16(target + k * kLane, source + k * kLane);
+// Starts copying `count` dimensions of a tile; 16 at a time, as many as the threads take with 16 bytes each.
+template <int most, class T> PYKERNELS_DEVICE void copy_tile(const T* source, int count, int thread, T* target) {
+  constexpr int kPieces = 16, kStep = kTileThreads / kPieces;
+  const int d = thread / kPieces, at = thread * Quad<T>::kCount;
+  PYKERNELS_UNROLL
+  for (int first = 0; first < most; first += kStep)
+    if (first + d < count) async_copy16(target + first * kSide<T> + at, source + first * kSide<T> + at);
 }
 
 }  // namespace pykernels

@@ -36,8 +36,8 @@ template <class T, int side> PYKERNELS_DEVICE void move(Square<T, side>& from, S
 }
 
 // sum -= t^2 for `depth` dimensions. Tiles follow one another at `stride`, dimensions at kSide.
-template <bool accurate, class T, int side>
-PYKERNELS_DEVICE void add_squares(const T* z, const T* s, const T* m, int stride, int depth, Square<T, side>& square) {
+template <bool accurate, int stride, class T, int side>
+PYKERNELS_DEVICE void add_squares(const T* z, const T* s, const T* m, int depth, Square<T, side>& square) {
   constexpr int kLane = Quad<T>::kCount;
   PYKERNELS_UNROLL_BY(2)
   for (int d = 0; d < depth; ++d) {
@@ -84,6 +84,7 @@ __global__ void __launch_bounds__(kTileThreads, long_sums ? 1 : 2)
     forward_joint_tiles(PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows, PYKERNELS_PARAMETER JointOutput<T> out, int dims, int depth,
                         int64_t pairs_per_split, uint32_t first_element) {
   constexpr int kLane = Quad<T>::kCount, kS = kTileSide<T>;
+  constexpr int kStride = kMaxDepth * kSide<T>, kStage = 6 * kStride;
   PYKERNELS_SHARED(T, stages);
   const int thread = static_cast<int>(threadIdx.x), across = thread % 16 * kLane, down = thread / 16 * kLane;
   const int64_t element = blockIdx.z, row_pair = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
@@ -96,7 +97,6 @@ __global__ void __launch_bounds__(kTileThreads, long_sums ? 1 : 2)
   const T *s = components.s + first_tile * tile_size, *m = components.m + first_tile * tile_size;
   const T* constants = components.constant + first_tile * kSide<T>;
   const int* accurate = components.accurate + (element * components.tiles) / 2 + first_pair;
-  const int stride = depth * kSide<T>, stage_size = 6 * stride;
 
   ExpSum<T> sum[kS];
   Square<T, kS> square, total;
@@ -104,14 +104,14 @@ __global__ void __launch_bounds__(kTileThreads, long_sums ? 1 : 2)
   for (int row = 0; row < kS; ++row) sum[row] = empty_sum<T>();
 
   const auto copy_stage = [&](int64_t pair, int d, int stage) {
-    T* target = stages + stage * stage_size;
+    T* target = stages + stage * kStage;
     const int count = dims - d < depth ? dims - d : depth;
     PYKERNELS_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int64_t source = (2 * pair + half) * tile_size + d * kSide<T>;
-      copy_tile(z + half * tile_size + d * kSide<T>, count, thread, target + half * stride);
-      copy_tile(s + source, count, thread, target + (2 + half) * stride);
-      copy_tile(m + source, count, thread, target + (4 + half) * stride);
+      copy_tile<kMaxDepth>(z + half * tile_size + d * kSide<T>, count, thread, target + half * kStride);
+      copy_tile<kMaxDepth>(s + source, count, thread, target + (2 + half) * kStride);
+      copy_tile<kMaxDepth>(m + source, count, thread, target + (4 + half) * kStride);
     }
     async_commit();
   };
@@ -132,12 +132,12 @@ __global__ void __launch_bounds__(kTileThreads, long_sums ? 1 : 2)
       }
       __syncthreads();
       const int count = dims - d < depth ? dims - d : depth;
-      const T* here = stages + stage * stage_size;
-      const T *zs = here + down, *ss = here + 2 * stride + across, *ms = here + 4 * stride + across;
+      const T* here = stages + stage * kStage;
+      const T *zs = here + down, *ss = here + 2 * kStride + across, *ms = here + 4 * kStride + across;
       if (form)
-        add_squares<true>(zs, ss, ms, stride, count, square);
+        add_squares<true, kStride>(zs, ss, ms, count, square);
       else
-        add_squares<false>(zs, ss, ms, stride, count, square);
+        add_squares<false, kStride>(zs, ss, ms, count, square);
       if (long_sums && ((d + depth) % kSummedDims == 0 || last_of_pair)) move(square, total);
       __syncthreads();  // before this stage is overwritten
       stage = 1 - stage;

@@ -28,9 +28,9 @@ template <class T> PYKERNELS_DEVICE GradientTiles<T> cut(T* shared) {
 template <class T>
 PYKERNELS_DEVICE int load_chunk(const T* z, const T* s, const T* m, int dims, int d, int thread, GradientTiles<T>& tiles) {
   const int count = dims - d < kChunk ? dims - d : kChunk;
-  copy_tile(z + d * kSide<T>, count, thread, tiles.z);
-  copy_tile(s + d * kSide<T>, count, thread, tiles.s);
-  copy_tile(m + d * kSide<T>, count, thread, tiles.m);
+  copy_tile<kChunk>(z + d * kSide<T>, count, thread, tiles.z);
+  copy_tile<kChunk>(s + d * kSide<T>, count, thread, tiles.s);
+  copy_tile<kChunk>(m + d * kSide<T>, count, thread, tiles.m);
   async_commit();
   async_wait<0>();
   __syncthreads();
@@ -47,11 +47,74 @@ PYKERNELS_DEVICE void pair_squares(const T* z, const T* s, const T* m, bool accu
   for (int d = 0; d < dims; d += kChunk) {
     const int count = load_chunk(z, s, m, dims, d, thread, tiles);
     if (accurate)
-      add_squares<true>(tiles.z + row, tiles.s + component, tiles.m + component, 0, count, square);
+      add_squares<true, 0>(tiles.z + row, tiles.s + component, tiles.m + component, count, square);
     else
-      add_squares<false>(tiles.z + row, tiles.s + component, tiles.m + component, 0, count, square);
+      add_squares<false, 0>(tiles.z + row, tiles.s + component, tiles.m + component, count, square);
     if ((d + kChunk) % kSummedDims == 0 || d + kChunk >= dims) move(square, total);
     __syncthreads();  // before the next chunk overwrites this one
+  }
+}
+
+// Sums over the other side's kSide members for kLane own ones (from `across` on) in kOwnDims dimensions (from `own_d` on).
+// Where a weight is 0, t may be infinite.
+template <bool accurate, class T>
+PYKERNELS_DEVICE void add_slopes(const GradientTiles<T>& tiles, int own_d, int across,
+                                 T (&slope)[Quad<T>::kCount][kOwnDims]) {
+  constexpr int kLane = Quad<T>::kCount, kS = kSide<T>;
+  T z[kOwnDims][kLane];
+  PYKERNELS_UNROLL
+  for (int k = 0; k < kOwnDims; ++k) load_aligned(tiles.z + (own_d + k) * kS + across, z[k]);
+  for (int first = 0; first < kS; first += kLane) {
+    T s[kOwnDims][kLane], m[kOwnDims][kLane];
+    PYKERNELS_UNROLL
+    for (int k = 0; k < kOwnDims; ++k) {
+      load_aligned(tiles.s + (own_d + k) * kS + first, s[k]);
+      load_aligned(tiles.m + (own_d + k) * kS + first, m[k]);
+    }
+    PYKERNELS_UNROLL
+    for (int i = 0; i < kLane; ++i) {
+      T weight[kLane];
+      load_aligned(tiles.weights + (first + i) * kS + across, weight);
+      PYKERNELS_UNROLL
+      for (int r = 0; r < kLane; ++r) {
+        if (weight[r] == 0) continue;
+        PYKERNELS_UNROLL
+        for (int k = 0; k < kOwnDims; ++k)
+          slope[r][k] = fma(weight[r] * s[k][i], standardized<accurate>(z[k][r], s[k][i], m[k][i]), slope[r][k]);
+      }
+    }
+  }
+}
+
+template <bool accurate, class T>
+PYKERNELS_DEVICE void add_moments(const GradientTiles<T>& tiles, int own_d, int across,
+                                  T (&first_sum)[Quad<T>::kCount][kOwnDims], T (&second_sum)[Quad<T>::kCount][kOwnDims]) {
+  constexpr int kLane = Quad<T>::kCount, kS = kSide<T>;
+  T s[kOwnDims][kLane], m[kOwnDims][kLane];
+  PYKERNELS_UNROLL
+  for (int k = 0; k < kOwnDims; ++k) {
+    load_aligned(tiles.s + (own_d + k) * kS + across, s[k]);
+    load_aligned(tiles.m + (own_d + k) * kS + across, m[k]);
+  }
+  for (int first = 0; first < kS; first += kLane) {
+    T z[kOwnDims][kLane];
+    PYKERNELS_UNROLL
+    for (int k = 0; k < kOwnDims; ++k) load_aligned(tiles.z + (own_d + k) * kS + first, z[k]);
+    PYKERNELS_UNROLL
+    for (int r = 0; r < kLane; ++r) {
+      T share[kLane];
+      load_aligned(tiles.weights + (first + r) * kS + across, share);
+      PYKERNELS_UNROLL
+      for (int i = 0; i < kLane; ++i) {
+        if (share[i] == 0) continue;
+        PYKERNELS_UNROLL
+        for (int k = 0; k < kOwnDims; ++k) {
+          const T t = standardized<accurate>(z[k][r], s[k][i], m[k][i]), part = share[i] * t;
+          first_sum[i][k] += part;
+          second_sum[i][k] = fma(part, t, second_sum[i][k]);
+        }
+      }
+    }
   }
 }
 
@@ -120,21 +183,11 @@ __global__ void __launch_bounds__(kTileThreads, 2)
           slope[r][k] = real ? tiles.factor[across + r] * out.part_slope[(part + row) * dims + d + own_d + k] : 0;
         }
       }
-      for (int i = 0; own_d < count && i < kS; ++i) {
-        T weight[kLane];
-        load_aligned(tiles.weights + i * kS + across, weight);
-        PYKERNELS_UNROLL
-        for (int k = 0; k < kOwnDims; ++k) {
-          if (own_d + k >= count) continue;
-          const int at = (own_d + k) * kS;
-          const T si = tiles.s[at + i], mi = tiles.m[at + i];
-          PYKERNELS_UNROLL
-          for (int r = 0; r < kLane; ++r) {
-            const T zr = tiles.z[at + across + r];
-            const T t = accurate ? standardized<true>(zr, si, mi) : standardized<false>(zr, si, mi);
-            if (weight[r] != 0) slope[r][k] = fma(weight[r] * si, t, slope[r][k]);
-          }
-        }
+      if (own_d < count) {
+        if (accurate)
+          add_slopes<true>(tiles, own_d, across, slope);
+        else
+          add_slopes<false>(tiles, own_d, across, slope);
       }
       PYKERNELS_UNROLL
       for (int r = 0; r < kLane; ++r) {
@@ -209,25 +262,11 @@ __global__ void __launch_bounds__(kTileThreads, 2)
           second[i][k] = real ? out[dims * components.count + at] : 0;
         }
       }
-      for (int r = 0; own_d < count && r < kS; ++r) {
-        T share[kLane];
-        load_aligned(tiles.weights + r * kS + across, share);
-        PYKERNELS_UNROLL
-        for (int k = 0; k < kOwnDims; ++k) {
-          if (own_d + k >= count) continue;
-          const int at = (own_d + k) * kS;
-          const T zr = tiles.z[at + r];
-          PYKERNELS_UNROLL
-          for (int i = 0; i < kLane; ++i) {
-            const T si = tiles.s[at + across + i], mi = tiles.m[at + across + i];
-            const T t = accurate ? standardized<true>(zr, si, mi) : standardized<false>(zr, si, mi);
-            if (share[i] != 0) {
-              const T part = share[i] * t;
-              first[i][k] += part;
-              second[i][k] = fma(part, t, second[i][k]);
-            }
-          }
-        }
+      if (own_d < count) {
+        if (accurate)
+          add_moments<true>(tiles, own_d, across, first, second);
+        else
+          add_moments<false>(tiles, own_d, across, first, second);
       }
       PYKERNELS_UNROLL
       for (int i = 0; i < kLane; ++i) {
