@@ -51,15 +51,38 @@ template <class T> struct Components {
   int dims;
 };
 
-template <class T> PYKERNELS_DEVICE Components<T> components_of(const MixtureProblem& problem, uint32_t element) {
-  Components<T> components{matrix_of<const T>(problem.batch, problem.loc, element),
-                           matrix_of<const T>(problem.batch, problem.scale, element),
-                           {nullptr, 0, 0},
-                           problem.components,
-                           static_cast<int>(problem.dims)};
-  if (problem.log_weights.data)
-    components.log_weights = matrix_of<const T>(problem.batch, problem.log_weights, element);
-  return components;
+// One batch element of a problem.
+template <class T> struct Element {
+  Components<T> components;
+  Matrix<const T> value;
+};
+
+template <class T> PYKERNELS_DEVICE Element<T> element_of(const MixtureProblem& problem, uint32_t index) {
+  const StridedTensor &value = problem.value, &loc = problem.loc, &scale = problem.scale, &weights = problem.log_weights;
+  int64_t of_value = 0, of_loc = 0, of_scale = 0, of_weights = 0;
+  const int rank = problem.batch.ndim;
+  PYKERNELS_UNROLL_BY(1)
+  for (int dim = rank - 1; dim >= 0; --dim) {  // batch_offset of all four at once: divisions are slow
+    const uint32_t size = static_cast<uint32_t>(problem.batch.sizes[dim]);
+    const int64_t position = index % size;
+    index /= size;
+    of_value += position * value.strides[dim];
+    of_loc += position * loc.strides[dim];
+    of_scale += position * scale.strides[dim];
+    of_weights += position * weights.strides[dim];
+  }
+  const auto part = [&](const StridedTensor& tensor, int64_t offset, int64_t column_stride) {
+    return Matrix<const T>{static_cast<const T*>(tensor.data) + offset, tensor.strides[rank], column_stride};
+  };
+  Element<T> element;
+  element.components = {part(loc, of_loc, loc.strides[rank + 1]),
+                        part(scale, of_scale, scale.strides[rank + 1]),
+                        {nullptr, 0, 0},
+                        problem.components,
+                        static_cast<int>(problem.dims)};
+  if (weights.data) element.components.log_weights = part(weights, of_weights, 0);
+  element.value = part(value, of_value, value.strides[rank + 1]);
+  return element;
 }
 
 // In base 2; cut to the finite range above, so that differences of running sums stay numbers.

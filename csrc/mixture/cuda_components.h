@@ -33,6 +33,7 @@ template <class T, int D>
 PYKERNELS_DEVICE void load_rows(const Matrix<const T>& value, const T* log2, const T* gradient, int dims,
                                 int64_t first, int count, int thread, T* records) {
   using R = RowRecord<T, D>;
+  PYKERNELS_UNROLL_BY(1)
   for (int k = thread; k < count * D; k += kThreads) {
     const int row = k / D, d = k % D;
     const bool counts = row_terms(log2[first + row], static_cast<T>(0)).counts;
@@ -125,8 +126,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t local_element = blockIdx.z, element = first_element + local_element;
   const int64_t first_component = (static_cast<int64_t>(blockIdx.x) * kThreads + thread) * many;
   const int64_t split = blockIdx.y, splits = gridDim.y;
-  const Components<T> components = components_of<T>(problem, element);
-  const Matrix<const T> value = matrix_of<const T>(problem.batch, problem.value, element);
+  const auto [components, value] = element_of<T>(problem, element);
   const T *log2 = joint_log2 + element * problem.rows, *gradient = grad_joint + element * problem.rows;
 
   ComponentSums<T, D, many> own;

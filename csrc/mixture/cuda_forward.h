@@ -50,6 +50,7 @@ PYKERNELS_DEVICE bool load_records(const Components<T>& components, int64_t firs
                                    T* records) {
   using R = Record<T, D>;
   bool inaccurate = false;
+  PYKERNELS_UNROLL_BY(1)
   for (int k = thread; k < count * D; k += kThreads) {
     const int i = k / D, d = k % D;
     Standard<T> component{0, 0};
@@ -63,6 +64,7 @@ PYKERNELS_DEVICE bool load_records(const Components<T>& components, int64_t firs
     T* record = records + i * R::kSize;
     CarefulSum<T> constant;
     add(constant, log2_weight(components, first + i));
+    PYKERNELS_UNROLL_BY(1)
     for (int d = 0; d < components.dims; ++d) {
       add(constant, log2(record[d]) + static_cast<T>(kLog2Unit));
       if (!accurate) record[R::kPadded + d] *= record[d];
@@ -131,7 +133,9 @@ template <bool accurate, int many, class T, int D, int rows, bool slopes>
 PYKERNELS_DEVICE void add_tile(const T* records, int count, RowSums<T, D, rows, slopes>& own) {
   constexpr int kSize = Record<T, D>::kSize;
   int i = 0;
+  PYKERNELS_UNROLL_BY(1)
   for (; i + many <= count; i += many) add_components<accurate, many>(records + i * kSize, own);
+  PYKERNELS_UNROLL_BY(1)
   for (; i < count; ++i) add_components<accurate, 1>(records + i * kSize, own);
 }
 
@@ -144,8 +148,7 @@ __global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>()))
   const uint32_t local_element = blockIdx.z, element = first_element + local_element;
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (kThreads * rows) + thread;
   const int64_t split = blockIdx.y, splits = gridDim.y;
-  const Components<T> components = components_of<T>(problem, element);
-  const Matrix<const T> value = matrix_of<const T>(problem.batch, problem.value, element);
+  const auto [components, value] = element_of<T>(problem, element);
 
   RowSums<T, D, rows, slopes> own;
   PYKERNELS_UNROLL

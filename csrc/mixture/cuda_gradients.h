@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kFinishThreads)
     mass += part[2 * plane + d * count];
     for (int64_t other = 0; d == 0 && other < dims; ++other) all_dims_mass += part[2 * plane + other * count];
   }
-  const Components<T> components = components_of<T>(problem, element);
+  const Components<T> components = element_of<T>(problem, element).components;
   const bool absent = is_absent(components, i);
   const T s = standard_of(components, i, d).s, kTwice = static_cast<T>(kTwiceLn2);
   const T loc_gradient = kTwice * s * first;

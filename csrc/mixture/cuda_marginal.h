@@ -48,6 +48,7 @@ template <class T> PYKERNELS_DEVICE void write_marginal(const MarginalOutput<T>&
 template <class T>
 PYKERNELS_DEVICE void load_marginal_tile(const Components<T>& components, const MarginalPlace& place, int64_t first,
                                          int count, int thread, T* s, T* m, T* constant) {
+  PYKERNELS_UNROLL_BY(1)
   for (int k = thread; k < count * place.dims; k += kMarginalThreads) {
     const int64_t i = first + k / place.dims;
     const Standard<T> component = standard_of(components, i, place.first_dim + k % place.dims);
@@ -92,8 +93,10 @@ PYKERNELS_DEVICE void add_marginal_tile(const T* s, const T* m, const T* constan
   constexpr int kMany = slopes ? 4 : 8;
   const int stride = place.dims;
   int k = place.dim, left = count;
+  PYKERNELS_UNROLL_BY(1)
   for (; left >= kMany; left -= kMany, k += kMany * stride)
     add_marginals<kMany, T, rows, slopes>(s + k, m + k, constant + k, stride, z, sum, slope);
+  PYKERNELS_UNROLL_BY(1)
   for (; left > 0; --left, k += stride)
     add_marginals<1, T, rows, slopes>(s + k, m + k, constant + k, stride, z, sum, slope);
 }
@@ -107,8 +110,7 @@ __global__ void __launch_bounds__(kMarginalThreads)
   const int thread = static_cast<int>(threadIdx.x);
   const uint32_t local_element = blockIdx.z / dim_blocks, element = first_element + local_element;
   const int64_t row_block = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
-  const Components<T> components = components_of<T>(problem, element);
-  const Matrix<const T> value = matrix_of<const T>(problem.batch, problem.value, element);
+  const auto [components, value] = element_of<T>(problem, element);
   const MarginalPlace place =
       marginal_place(components.dims, dims_per_block, static_cast<int>(blockIdx.z % dim_blocks), thread);
   T *m = s + kSide * place.dims, *constant = m + kSide * place.dims;
@@ -180,8 +182,7 @@ __global__ void __launch_bounds__(kMarginalThreads)
   const int thread = static_cast<int>(threadIdx.x);
   const uint32_t local_element = blockIdx.z / dim_blocks, element = first_element + local_element;
   const int64_t component_block = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
-  const Components<T> components = components_of<T>(problem, element);
-  const Matrix<const T> value = matrix_of<const T>(problem.batch, problem.value, element);
+  const auto [components, value] = element_of<T>(problem, element);
   const MarginalPlace place =
       marginal_place(components.dims, dims_per_block, static_cast<int>(blockIdx.z % dim_blocks), thread);
   T *minus_log2 = z + kSide * place.dims, *gradient = minus_log2 + kSide * place.dims;
@@ -203,6 +204,7 @@ __global__ void __launch_bounds__(kMarginalThreads)
   if (end > problem.rows) end = problem.rows;
   for (; first < end; first += kSide) {
     const int count = static_cast<int>(end - first < kSide ? end - first : kSide);
+    PYKERNELS_UNROLL_BY(1)
     for (int k = thread; k < count * place.dims; k += kMarginalThreads) {
       const int64_t row = first + k / place.dims, dim = place.first_dim + k % place.dims;
       const int64_t index = (element * problem.rows + row) * components.dims + dim;

@@ -25,13 +25,13 @@ template <class T> struct PackedRows {
 
 // A block lays out a pair of tiles.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads)
+__global__ void __launch_bounds__(kTileThreads, 2)
     pack_components(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> packed, uint32_t first_element) {
   constexpr int kPair = 2 * kSide<T>, kGroups = kTileThreads / kPair;
   PYKERNELS_SHARED(CarefulSum<T>, partial);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kPair, group = thread / kPair;
   const int64_t pair = blockIdx.x, local_element = blockIdx.y;
-  const Components<T> components = components_of<T>(problem, first_element + local_element);
+  const Components<T> components = element_of<T>(problem, first_element + local_element).components;
   const int64_t i = pair * kPair + lane, tile = local_element * packed.tiles + 2 * pair + lane / kSide<T>;
   const bool real = i < components.count;
 
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kTileThreads)
     pack_rows(PYKERNELS_PARAMETER MixtureProblem problem, const T* log2, const T* gradient, PYKERNELS_PARAMETER PackedRows<T> packed, uint32_t first_element) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kSide<T>;
   const int64_t element = first_element + blockIdx.y, tile = blockIdx.y * packed.tiles + blockIdx.x;
-  const Matrix<const T> value = matrix_of<const T>(problem.batch, problem.value, element);
+  const Matrix<const T> value = element_of<T>(problem, element).value;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kSide<T> + lane;
   const bool real = row < problem.rows;
   RowTerms<T> terms{real, -Limits<T>::kLargest, 0};

@@ -15,16 +15,18 @@ template <int size> struct Int {
   static constexpr int kValue = size;
 };
 
-// Calls launch(Int<D>) with the smallest D that is compiled and not below `dims`.
-template <class Launch> void with_dims(int64_t dims, const Launch& launch) {
-  if (dims <= 1) return launch(Int<1>{});
+// Calls launch(Int<D>) with the smallest D that is compiled and not below `dims`: for float64, few, as it is rarer.
+template <class T, class Launch> void with_dims(int64_t dims, const Launch& launch) {
+  if constexpr (sizeof(T) == 4) {
+    if (dims <= 1) return launch(Int<1>{});
+    if (dims == 3) return launch(Int<3>{});
+    if (dims == 5 || dims == 6) return launch(Int<6>{});
+    if (dims == 9 || dims == 10) return launch(Int<10>{});
+    if (dims == 11 || dims == 12) return launch(Int<12>{});
+  }
   if (dims <= 2) return launch(Int<2>{});
-  if (dims <= 3) return launch(Int<3>{});
   if (dims <= 4) return launch(Int<4>{});
-  if (dims <= 6) return launch(Int<6>{});
   if (dims <= 8) return launch(Int<8>{});
-  if (dims <= 10) return launch(Int<10>{});
-  if (dims <= 12) return launch(Int<12>{});
   return launch(Int<16>{});
 }
 
@@ -40,7 +42,7 @@ template <class T>
 void forward_few(const MixtureProblem& p, const ForwardPlan<T>& plan, const JointOutput<T>& out, int64_t elements,
                  uint32_t first, cudaStream_t stream) {
   constexpr bool kSingle = sizeof(T) == 4;
-  with_dims(p.dims, [&](auto dims) {
+  with_dims<T>(p.dims, [&](auto dims) {
     constexpr int D = decltype(dims)::kValue;
     if (out.slope)
       launch_joint<T, D, kSingle ? 2 : 1, true>(p, plan, out, elements, first, stream);
@@ -155,7 +157,7 @@ void launch_joint_sums(const MixtureBackward& args, const BackwardPlan<T>& plan,
   const T *log2 = static_cast<const T*>(args.joint_log2), *gradient = static_cast<const T*>(args.grad_joint);
   const dim3 blocks(grid(plan.component_blocks), grid(plan.joint.count), grid(elements));
   if (!plan.tiles) {
-    with_dims(p.dims, [&](auto dims) {
+    with_dims<T>(p.dims, [&](auto dims) {
       constexpr int D = decltype(dims)::kValue;
       const size_t shared = kTile<T> * RowRecord<T, D>::kSize * sizeof(T);
       PYKERNELS_LAUNCH((joint_component_sums<T, D>), blocks, kThreads, shared, stream, p, log2, gradient,
