@@ -18,7 +18,7 @@ template <class T> int64_t forward_capacity(int64_t dims, bool marginal) {
 // components, which must stay small beside what the rows cost.
 template <class T> bool skipping_possible(int64_t rows, int64_t components, int64_t dims) {
   const double slots = static_cast<double>(rows) * static_cast<double>(components) * (2.0 * static_cast<double>(dims) + 5);
-  return rows >= 384 && components >= 16384 && components < INT32_MAX && slots >= 4e8 &&
+  return rows >= 448 && components >= 16384 && components < INT32_MAX && slots >= 4e8 &&
          forward_capacity<T>(dims, false) * kLanes<T> >= kLeaf;
 }
 

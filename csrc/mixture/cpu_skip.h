@@ -194,9 +194,10 @@ bool skipping_pays(const ForwardProblem<T>& problem, const ForwardMemory<T>& mem
     }
     return static_cast<double>(reached) < kReached * kGroup * static_cast<double>(1 << bits);
   };
-  // Asked first as if every row lay on a component, which costs next to nothing and is enough to say no.
+  // Asked first as if every row lay as far from a component as its own points do (log2(e) / 2 for each dimension),
+  // which costs next to nothing and is enough to say no.
   T lower[kGroup];
-  for (int k = 0; k < kGroup; ++k) lower[k] = any[3 * dims];
+  for (int k = 0; k < kGroup; ++k) lower[k] = any[3 * dims] - static_cast<T>(0.5 * kLog2E * static_cast<double>(dims));
   if (!few_reached(lower)) return false;
   largest_exponents(components, rows, memory.skip.probe, lower, scratch, threads, interrupt);
   return few_reached(lower);
