@@ -1,5 +1,6 @@
 """Log-density of a mixture of diagonal Gaussians: the public functions and their derivatives."""
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import _checks, _ops
-from .reference.mixture import JointAndMarginal, align
+from .reference.mixture import JointAndMarginal, align, batch_shape
 from .reference.mixture_gradients import mixture_log_prob_double_backward
 
 
@@ -102,8 +103,14 @@ def _evaluate(
     value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, joint: bool, marginal: bool
 ) -> tuple[Tensor, ...]:
     """The densities asked for."""
-    inputs = align(*_checks.mixture_inputs(value, loc, scale, log_weights))
-    return _function().apply(*inputs, joint, marginal)[::2]
+    value, *mixture = align(*_checks.mixture_inputs(value, loc, scale, log_weights))
+    if value.dim() == 2 or math.prod(batch_shape(mixture[0], *mixture)) != 1:
+        return _function().apply(value, *mixture, joint, marginal)[::2]
+    # Of one mixture, batches of points are but more points.
+    rows = value.shape[:-1]
+    points = value.flatten(0, -2)[(None,) * (value.dim() - 2)]
+    densities = _function().apply(points, *mixture, joint, marginal)[::2]
+    return tuple(density.reshape(rows + density.shape[len(rows) :]) for density in densities)
 
 
 def _function() -> type[Function]:
