@@ -1,7 +1,6 @@
 """From tensors to pointers: chooses the compiled kernel or the reference, allocates outputs and workspace,
 and keeps every tensor alive whose address it hands out. The only file that knows `_C`."""
 
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -27,7 +26,6 @@ except ImportError as error:
     )
 
 REFERENCE = "reference"
-_LOG2_E = math.log2(math.e)
 _DTYPES = {torch.float32: 0, torch.float64: 1}
 
 
@@ -77,7 +75,7 @@ def mixture_log_prob(
     if _variant == REFERENCE or not value.is_cpu:
         results = _reference_log_prob(value, loc, scale, log_weights, joint, marginal)
         asked = [result for result, wanted in zip(results, (joint, marginal)) if wanted]
-        return [tensor for result in asked for tensor in (result, result * _LOG2_E)]
+        return [tensor for result in asked for tensor in (result, result.clone())]
     batch, shape = _sizes(value, loc, scale, log_weights)
     rows_shape = (*batch, *value.shape[-2:])
     outputs = [value.new_empty(rows_shape[:-1]) for _ in range(2 * joint)]
@@ -110,8 +108,8 @@ def mixture_log_prob_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs = value, loc, scale, log_weights
     if _variant == REFERENCE or not value.is_cpu:
-        results = (None if t is None else t / _LOG2_E for t in (joint_log2, marginal_log2))
-        gradients = _reference_backward(grad_joint, grad_marginal, *results, *inputs, output_mask)
+        densities = joint_log2, marginal_log2  # in nats, as the reference left them
+        gradients = _reference_backward(grad_joint, grad_marginal, *densities, *inputs, output_mask)
         return tuple(value.new_empty(0) if gradient is None else gradient for gradient in gradients)
     batch, shape = _sizes(*inputs)
     nothing_to_do = 0 in batch or shape[-3] == 0
