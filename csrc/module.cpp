@@ -33,9 +33,11 @@ StridedTensor strided(const std::optional<Strided>& tensor) {
 }
 
 // shape: (*batch, rows, components, dims)
-MixtureProblem problem_of(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
-                          const Strided& scale, const std::optional<Strided>& log_weights) {
-  if (shape.size() < 3 || shape.size() > kMaxBatchDims + 3) throw py::value_error("shape must be (*batch, rows, components, dims)");
+MixtureProblem problem_of(int dtype, const std::vector<int64_t>& shape, const Strided& value,
+                          const Strided& loc, const Strided& scale,
+                          const std::optional<Strided>& log_weights) {
+  if (shape.size() < 3 || shape.size() > kMaxBatchDims + 3)
+    throw py::value_error("shape must be (*batch, rows, components, dims)");
   MixtureProblem problem{};
   problem.dtype = static_cast<Dtype>(dtype);
   problem.batch.ndim = static_cast<int>(shape.size()) - 3;
@@ -85,9 +87,10 @@ template <class Launch> void run(int threads, const Launch& launch) {
   if (status != Status::ok) throw std::runtime_error(status_text(status));
 }
 
-void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc, const Strided& scale,
-                      const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t joint_log2, uintptr_t marginal,
-                      uintptr_t marginal_log2, const std::string& variant_name, int threads) {
+void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
+                      const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint,
+                      uintptr_t joint_log2, uintptr_t marginal, uintptr_t marginal_log2,
+                      const std::string& variant_name, int threads) {
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureForward args{};
   args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
@@ -101,11 +104,15 @@ void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Stride
   run(threads, [&](CpuExecution execution) { return variant.forward(args, execution); });
 }
 
-void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
-                               const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint_log2, uintptr_t marginal_log2,
-                               uintptr_t grad_joint, uintptr_t grad_marginal, const std::optional<Strided>& grad_value,
-                               const std::optional<Strided>& grad_loc, const std::optional<Strided>& grad_scale,
-                               const std::optional<Strided>& grad_log_weights, const std::string& variant_name, int threads) {
+void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, const Strided& value,
+                               const Strided& loc, const Strided& scale,
+                               const std::optional<Strided>& log_weights, uintptr_t joint_log2,
+                               uintptr_t marginal_log2, uintptr_t grad_joint, uintptr_t grad_marginal,
+                               const std::optional<Strided>& grad_value,
+                               const std::optional<Strided>& grad_loc,
+                               const std::optional<Strided>& grad_scale,
+                               const std::optional<Strided>& grad_log_weights,
+                               const std::string& variant_name, int threads) {
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureBackward args{};
   args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
