@@ -33,9 +33,11 @@ StridedTensor strided(const std::optional<Strided>& tensor) {
 }
 
 // shape: (*batch, rows, components, dims)
-MixtureProblem problem_of(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
-                          const Strided& scale, const std::optional<Strided>& log_weights) {
-  if (shape.size() < 3 || shape.size() > kMaxBatchDims + 3) throw py::value_error("shape must be (*batch, rows, components, dims)");
+MixtureProblem problem_of(int dtype, const std::vector<int64_t>& shape, const Strided& value,
+                          const Strided& loc, const Strided& scale,
+                          const std::optional<Strided>& log_weights) {
+  if (shape.size() < 3 || shape.size() > kMaxBatchDims + 3)
+    throw py::value_error("shape must be (*batch, rows, components, dims)");
   MixtureProblem problem{};
   problem.dtype = static_cast<Dtype>(dtype);
   problem.batch.ndim = static_cast<int>(shape.size()) - 3;
@@ -102,10 +104,10 @@ template <class Launch> void run(const Place& place, const Launch& launch) {
   if (status != Status::ok) throw std::runtime_error(status_text(status));
 }
 
-void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc, const Strided& scale,
-                      const std::optional<Strided>& log_weights, uintptr_t joint, uintptr_t joint_log2, uintptr_t joint_slope,
-                      uintptr_t marginal, uintptr_t marginal_log2, uintptr_t marginal_slope,
-                      const std::string& variant_name, int threads, int device,
+void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
+                      const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint,
+                      uintptr_t joint_log2, uintptr_t joint_slope, uintptr_t marginal, uintptr_t marginal_log2,
+                      uintptr_t marginal_slope, const std::string& variant_name, int threads, int device,
                       uintptr_t stream, const py::object& allocate) {
   const Place place{threads, device, stream, allocate};
   const MixtureVariant& variant = variant_named(variant_name);
@@ -123,13 +125,16 @@ void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Stride
   run(place, [&](Execution execution) { return variant.forward(args, execution); });
 }
 
-void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
-                               const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint_log2, uintptr_t marginal_log2,
-                               uintptr_t grad_joint, uintptr_t grad_marginal, const std::optional<Strided>& grad_value,
-                               const std::optional<Strided>& grad_loc, const std::optional<Strided>& grad_scale,
+void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, const Strided& value,
+                               const Strided& loc, const Strided& scale,
+                               const std::optional<Strided>& log_weights, uintptr_t joint_log2,
+                               uintptr_t marginal_log2, uintptr_t grad_joint, uintptr_t grad_marginal,
+                               const std::optional<Strided>& grad_value,
+                               const std::optional<Strided>& grad_loc,
+                               const std::optional<Strided>& grad_scale,
                                const std::optional<Strided>& grad_log_weights,
-                               const std::string& variant_name, int threads, int device,
-                      uintptr_t stream, const py::object& allocate) {
+                               const std::string& variant_name, int threads, int device, uintptr_t stream,
+                               const py::object& allocate) {
   const Place place{threads, device, stream, allocate};
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureBackward args{};

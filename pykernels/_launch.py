@@ -137,9 +137,8 @@ def mixture_log_prob_backward(
     inputs = value, loc, scale, log_weights
     variant = _variant_for(value)
     if variant == REFERENCE:
-        gradients = _reference_backward(
-            grad_joint, grad_marginal, joint_log2, marginal_log2, *inputs, output_mask
-        )
+        densities = joint_log2, marginal_log2  # in nats, as the reference left them
+        gradients = _reference_backward(grad_joint, grad_marginal, *densities, *inputs, output_mask)
         return tuple(value.new_empty(0) if gradient is None else gradient for gradient in gradients)
     batch, shape = _sizes(*inputs)
     nothing_to_do = 0 in batch or shape[-3] == 0

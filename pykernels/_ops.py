@@ -2,10 +2,11 @@
 their own: the public functions are the way in.
 
 Inputs are aligned (see `reference.mixture.align`): equally many batch dimensions, then [B, D], [n, D],
-[1 or n, 1 or D] and [1 or n]. The densities asked for come joint before marginal, each in nats and then as the backward
-pass wants it: in base 2, the kernels' own numbers, free of a conversion's rounding. If slopes are asked for and the
-kernel gives them, they follow: the derivative with respect to value, [*batch, B, D]. A gradient not asked for is an empty
-tensor of shape [0]: torch.autograd.grad's is_grads_batched cannot map an operator that returns a list.
+[1 or n, 1 or D] and [1 or n]. The densities asked for come joint before marginal, each in nats and then in base 2,
+for the backward pass: the kernels' own numbers, free of a conversion's rounding (the reference's own are nats). If
+slopes are asked for and the kernel gives them, they follow: the derivative with respect to value, [*batch, B, D]. A
+gradient not asked for is an empty tensor of shape [0]: torch.autograd.grad's is_grads_batched cannot map an
+operator that returns a list.
 """
 
 import torch

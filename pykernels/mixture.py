@@ -1,5 +1,6 @@
 """Log-density of a mixture of diagonal Gaussians: the public functions and their derivatives."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import _checks, _ops
-from .reference.mixture import JointAndMarginal, align
+from .reference.mixture import JointAndMarginal, align, batch_shape
 from .reference.mixture_gradients import mixture_log_prob_double_backward
 
 
@@ -102,9 +103,17 @@ def _evaluate(
     value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, joint: bool, marginal: bool
 ) -> tuple[Tensor, ...]:
     """The densities asked for."""
-    inputs = align(*_checks.mixture_inputs(value, loc, scale, log_weights))
-    outputs = _function().apply(*inputs, joint, marginal, _needs_gradient(value))
-    return outputs[:: len(outputs) // (joint + marginal)]
+    value, *mixture = align(*_checks.mixture_inputs(value, loc, scale, log_weights))
+    rows, dims = value.shape[:-1], value.shape[-1:]
+    folded = value.dim() > 2 and math.prod(batch_shape(mixture[0], *mixture)) == 1
+    if folded:  # of one mixture, batches of points are but more points
+        value = value.flatten(0, -2)[(None,) * (value.dim() - 2)]
+    outputs = _function().apply(value, *mixture, joint, marginal, _needs_gradient(value))
+    densities = outputs[:: len(outputs) // (joint + marginal)]
+    if not folded:
+        return densities
+    shapes = [shape for shape, asked in ((rows, joint), (rows + dims, marginal)) if asked]
+    return tuple(density.reshape(shape) for density, shape in zip(densities, shapes))
 
 
 def _needs_gradient(value: Tensor) -> bool:

@@ -1,7 +1,7 @@
-// The small vector vocabulary of the CPU kernels: one width per instruction set, chosen by the flags of the translation
-// unit. Everything is in an unnamed namespace or a compiler vector type, so that no code of one instruction set can be
-// linked into another. Arithmetic is the compilers' own (+, -, *, / on vector types); fused multiply-adds are written out,
-// because the build turns implicit contraction off.
+// The small vector vocabulary of the CPU kernels: one width per instruction set, chosen by the flags of the
+// translation unit. Everything is in an unnamed namespace or a compiler vector type, so that no code of one
+// instruction set can be linked into another. Arithmetic is the compilers' own (+, -, *, / on vector types);
+// fused multiply-adds are written out, because the build turns implicit contraction off.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +48,8 @@ template <> struct Float<float> {
   static constexpr float lowest = -3.402823466e+38f;
   static constexpr float large = 0x1p40f;  // three multiplied stay finite
   static constexpr float infinity = __builtin_inff();
-  static constexpr float round_to_int = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+  static constexpr float round_to_int =
+      12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 };
 template <> struct Float<double> {
   using integer = int64_t;
@@ -72,20 +73,36 @@ template <class T> PYKERNELS_INLINE Vector<T> splat(T x) { return x - Vector<T>{
 
 #if defined(__AVX512F__)
 
-PYKERNELS_INLINE VectorF fma(VectorF a, VectorF b, VectorF c) { return (VectorF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-PYKERNELS_INLINE VectorD fma(VectorD a, VectorD b, VectorD c) { return (VectorD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+PYKERNELS_INLINE VectorF fma(VectorF a, VectorF b, VectorF c) {
+  return (VectorF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+PYKERNELS_INLINE VectorD fma(VectorD a, VectorD b, VectorD c) {
+  return (VectorD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+}
 PYKERNELS_INLINE float sum(VectorF v) { return _mm512_reduce_add_ps((__m512)v); }
 PYKERNELS_INLINE double sum(VectorD v) { return _mm512_reduce_add_pd((__m512d)v); }
 // Non-zero if a <= b fails in some lane; a NaN fails it.
-PYKERNELS_INLINE unsigned not_le(VectorF a, VectorF b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NLE_UQ); }
-PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) { return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NLE_UQ); }
+PYKERNELS_INLINE unsigned not_le(VectorF a, VectorF b) {
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NLE_UQ);
+}
+PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) {
+  return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_NLE_UQ);
+}
 
 #elif defined(__AVX2__)
 
-PYKERNELS_INLINE VectorF fma(VectorF a, VectorF b, VectorF c) { return (VectorF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-PYKERNELS_INLINE VectorD fma(VectorD a, VectorD b, VectorD c) { return (VectorD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
-PYKERNELS_INLINE unsigned not_le(VectorF a, VectorF b) { return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NLE_UQ)); }
-PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) { return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_NLE_UQ)); }
+PYKERNELS_INLINE VectorF fma(VectorF a, VectorF b, VectorF c) {
+  return (VectorF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+PYKERNELS_INLINE VectorD fma(VectorD a, VectorD b, VectorD c) {
+  return (VectorD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
+PYKERNELS_INLINE unsigned not_le(VectorF a, VectorF b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NLE_UQ));
+}
+PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) {
+  return _mm256_movemask_pd(_mm256_cmp_pd((__m256d)a, (__m256d)b, _CMP_NLE_UQ));
+}
 PYKERNELS_INLINE float sum(VectorF v) {
   __m128 q = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
   q = _mm_add_ps(q, _mm_movehl_ps(q, q));
@@ -123,7 +140,8 @@ template <> inline float max_lane<float>(VectorF v) { return _mm512_reduce_max_p
 template <> inline double max_lane<double>(VectorD v) { return _mm512_reduce_max_pd((__m512d)v); }
 #endif
 
-// For eight vectors: out[k] += the sum of v[k]'s lanes, and out[k] = the largest of them, of which none may be NaN.
+// For eight vectors: out[k] += the sum of v[k]'s lanes, and out[k] = the largest of them, of which none may
+// be NaN.
 template <class T> PYKERNELS_INLINE void add_lane_sums(const Vector<T> (&v)[8], T* out) {
   for (int k = 0; k < 8; ++k) out[k] += sum(v[k]);
 }
@@ -131,9 +149,10 @@ template <class T> PYKERNELS_INLINE void lane_maxima(const Vector<T> (&v)[8], T*
   for (int k = 0; k < 8; ++k) out[k] = max_lane<T>(v[k]);
 }
 #if defined(__AVX512F__)
-// Three rounds of "interleave two vectors and join" leave, in one vector, two partial results of each of the eight; the
-// whole results then stand in lanes 0, 4, 8, 12, 2, 6, 10 and 14.
-template <class Join> PYKERNELS_INLINE void join_lanes(const VectorF (&v)[8], const Join& join, float (&joined)[16]) {
+// Three rounds of "interleave two vectors and join" leave, in one vector, two partial results of each of the
+// eight; the whole results then stand in lanes 0, 4, 8, 12, 2, 6, 10 and 14.
+template <class Join>
+PYKERNELS_INLINE void join_lanes(const VectorF (&v)[8], const Join& join, float (&joined)[16]) {
   __m512 half[4], quarter[2];
   for (int k = 0; k < 4; ++k) {
     const __m512 a = (__m512)v[2 * k], b = (__m512)v[2 * k + 1];
@@ -180,11 +199,14 @@ template <class T> PYKERNELS_INLINE Octet<T> load_octet(const T* from) {
 template <class T> PYKERNELS_INLINE void transpose4(const T* const (&from)[4], T* const (&to)[4]) {
   Quad<T> row[4];
   for (int i = 0; i < 4; ++i) std::memcpy(&row[i], from[i], sizeof row[i]);
-  const Quad<T> low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
-  const Quad<T> low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
-  const Quad<T> column[4] = {
-      __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
-      __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+  const Quad<T> low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5),
+                high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+  const Quad<T> low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5),
+                high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+  const Quad<T> column[4] = {__builtin_shufflevector(low01, low23, 0, 1, 4, 5),
+                             __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+                             __builtin_shufflevector(high01, high23, 0, 1, 4, 5),
+                             __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
   for (int j = 0; j < 4; ++j) std::memcpy(to[j], &column[j], sizeof column[j]);
 }
 
@@ -196,29 +218,30 @@ template <class T, int N> PYKERNELS_INLINE Vector<T> polynomial(Vector<T> x, con
   return p;
 }
 
-// 2^x for x below the overflow of T: 2^-inf = 0, NaN stays NaN, results under the normal range may be flushed to 0.
-// Minimax polynomials with p(0) = 1, relative error 9e-8 (float) and 4e-18 (double).
+// 2^x for x below the overflow of T: 2^-inf = 0, NaN stays NaN, results under the normal range may be flushed
+// to 0. Minimax polynomials with p(0) = 1, relative error 9e-8 (float) and 4e-18 (double).
 #if defined(__AVX512F__)
 
 // f = x - floor(x) in one instruction (0 for an infinite x), and scaling by 2^floor(x) in another.
 PYKERNELS_INLINE VectorF exp2(VectorF x) {
-  static constexpr float c[] = {1.8671297e-3f, 9.0170311e-3f, 5.5799912e-2f, 2.4016445e-1f, 6.9315131e-1f, 1.0f};
+  static constexpr float c[] = {1.8671297e-3f, 9.0170311e-3f, 5.5799912e-2f,
+                                2.4016445e-1f, 6.9315131e-1f, 1.0f};
   const VectorF f = (VectorF)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
   return (VectorF)_mm512_scalef_ps((__m512)polynomial<float>(f, c), (__m512)x);
 }
 PYKERNELS_INLINE VectorD exp2(VectorD x) {
-  static constexpr double c[] = {6.2634642590725864733e-10, 6.5595303768637954245e-9, 1.0253212180219565917e-7,
-                                 1.3208367324072764129e-6,  1.5253175052551680542e-5, 1.5403512309795433298e-4,
-                                 1.3333558629560780214e-3,  9.6181290995509302535e-3, 5.5504108665602235396e-2,
-                                 2.4022650695906330327e-1,  6.9314718055994592839e-1, 1.0};
+  static constexpr double c[] = {
+      6.2634642590725864733e-10, 6.5595303768637954245e-9, 1.0253212180219565917e-7, 1.3208367324072764129e-6,
+      1.5253175052551680542e-5,  1.5403512309795433298e-4, 1.3333558629560780214e-3, 9.6181290995509302535e-3,
+      5.5504108665602235396e-2,  2.4022650695906330327e-1, 6.9314718055994592839e-1, 1.0};
   const VectorD f = (VectorD)_mm512_reduce_pd((__m512d)x, _MM_FROUND_TO_NEG_INF);
   return (VectorD)_mm512_scalef_pd((__m512d)polynomial<double>(f, c), (__m512d)x);
 }
 
 #else
 
-// The integer nearest to x lands in the low bits of x + round_to_int, and from there in the exponent of p. At the clamp,
-// p = 1 and the exponent field becomes 0: the result is 0 exactly.
+// The integer nearest to x lands in the low bits of x + round_to_int, and from there in the exponent of p. At
+// the clamp, p = 1 and the exponent field becomes 0: the result is 0 exactly.
 template <class T, int N> PYKERNELS_INLINE Vector<T> exp2_by_bits(Vector<T> x, const T (&c)[N]) {
   const Vector<T> clamp = splat(static_cast<T>(-Float<T>::bias));
   x = x < clamp ? clamp : x;
@@ -228,14 +251,15 @@ template <class T, int N> PYKERNELS_INLINE Vector<T> exp2_by_bits(Vector<T> x, c
   return x == x ? y : x;
 }
 PYKERNELS_INLINE VectorF exp2(VectorF x) {
-  static constexpr float c[] = {1.3264729e-3f, 9.6715126e-3f, 5.5507337e-2f, 2.4022242e-1f, 6.9314698e-1f, 1.0f};
+  static constexpr float c[] = {1.3264729e-3f, 9.6715126e-3f, 5.5507337e-2f,
+                                2.4022242e-1f, 6.9314698e-1f, 1.0f};
   return exp2_by_bits<float>(x, c);
 }
 PYKERNELS_INLINE VectorD exp2(VectorD x) {
-  static constexpr double c[] = {4.4347689312120690005e-10, 7.0737831792200067776e-9, 1.0178199586380472198e-7,
-                                 1.3215435282714077342e-6,  1.5252733493096279273e-5, 1.5403530457111286711e-4,
-                                 1.3333558146774648301e-3,  9.6181291075941207071e-3, 5.5504108664820083134e-2,
-                                 2.4022650695910131259e-1,  6.9314718055994532581e-1, 1.0};
+  static constexpr double c[] = {
+      4.4347689312120690005e-10, 7.0737831792200067776e-9, 1.0178199586380472198e-7, 1.3215435282714077342e-6,
+      1.5252733493096279273e-5,  1.5403530457111286711e-4, 1.3333558146774648301e-3, 9.6181291075941207071e-3,
+      5.5504108664820083134e-2,  2.4022650695910131259e-1, 6.9314718055994532581e-1, 1.0};
   return exp2_by_bits<double>(x, c);
 }
 

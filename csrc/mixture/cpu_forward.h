@@ -6,9 +6,10 @@
 namespace pykernels {
 namespace {
 
-// sum_i 2^x_i is kept as total * 2^reference. The reference starts at the lowest finite number, so that -inf minus it is
-// still -inf. When an exponent exceeds it by kHeadroom it moves, to kHeadroom above the largest exponent of that vector: so
-// it moves seldom, and the exponents that count stay near it, which matters because they are rounded to that distance.
+// sum_i 2^x_i is kept as total * 2^reference. The reference starts at the lowest finite number, so that -inf
+// minus it is still -inf. When an exponent exceeds it by kHeadroom it moves, to kHeadroom above the largest
+// exponent of that vector: so it moves seldom, and the exponents that count stay near it, which matters
+// because they are rounded to that distance.
 constexpr int kHeadroom = 8;
 
 // State of one group of rows.
@@ -16,8 +17,9 @@ struct Running {
   double reference[kGroup], total[kGroup];
 };
 
-// Called when some exponents of some rows are over the headroom, NaN or +inf. Moves the references of those rows up and
-// rescales what was summed for them. NaN and +inf go straight into the total, and leave -inf behind.
+// Called when some exponents of some rows are over the headroom, NaN or +inf. Moves the references of those
+// rows up and rescales what was summed for them. NaN and +inf go straight into the total, and leave -inf
+// behind.
 template <class T>
 __attribute__((noinline)) void move_references(Vector<T> (&exponent)[kGroup], Vector<T> (&partial)[kGroup],
                                                T (&reference)[kGroup], Running& state) {
@@ -37,7 +39,8 @@ __attribute__((noinline)) void move_references(Vector<T> (&exponent)[kGroup], Ve
       partial[k] = Vector<T>{};
     } else {
       // Not 0: an infinite total stays infinite.
-      const double shrink = ::exp2(at_least_real(static_cast<double>(reference[k]) - static_cast<double>(moved), -1000));
+      const double shrink =
+          ::exp2(at_least_real(static_cast<double>(reference[k]) - static_cast<double>(moved), -1000));
       partial[k] *= static_cast<T>(shrink);
       state.total[k] *= shrink;
     }
@@ -54,8 +57,8 @@ template <class T> void start(Running* state, int64_t count) {
     }
 }
 
-// Adds the components of one chunk to the joint sums of one group of rows. With kKnown the squared distances were computed
-// before, by add_marginals.
+// Adds the components of one chunk to the joint sums of one group of rows. With kKnown the squared distances
+// were computed before, by add_marginals.
 template <class T, bool kKnown>
 void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& state) {
   const auto squares_of = [&](int64_t v, Vector<T>(&x)[kGroup]) __attribute__((always_inline)) {
@@ -100,8 +103,8 @@ void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& st
   for (int k = 0; k < kGroup; ++k) state.total[k] += static_cast<double>(sum(partial[k]));
 }
 
-// The same for the marginals; state is one Running per dimension. `squared` ([vectors][kGroup][2][lanes], or null) receives
-// the joint squared distances, which are the sums of what is computed here.
+// The same for the marginals; state is one Running per dimension. `squared` ([vectors][kGroup][2][lanes], or
+// null) receives the joint squared distances, which are the sums of what is computed here.
 template <class T, bool kSquared>
 void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squared) {
   for (int64_t d = 0; d < chunk.dims; ++d) {
@@ -113,7 +116,8 @@ void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squa
     }
     for (int64_t v = 0; v < chunk.vectors; ++v) {
       const int64_t o = (v * chunk.dims + d) * kLanes<T>;
-      const Vector<T> m = load(chunk.loc + o), w = load(chunk.precision + o), constant = load(chunk.marginal_constant + o);
+      const Vector<T> m = load(chunk.loc + o), w = load(chunk.precision + o),
+                      constant = load(chunk.marginal_constant + o);
       Vector<T> x[kGroup];
       unsigned over = 0;
 #pragma GCC unroll 8
@@ -152,7 +156,8 @@ void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squa
   }
 }
 
-// log2 of the sum over splits of total * 2^reference, for one row (or row and dimension): split s is at state[s * stride].
+// log2 of the sum over splits of total * 2^reference, for one row (or row and dimension): split s is at
+// state[s * stride].
 PYKERNELS_INLINE double log2_of_splits(const Running* state, int64_t splits, int64_t stride, int k) {
   double top = state[0].reference[k], total = state[0].total[k];
   for (int64_t s = 1; s < splits; ++s) {

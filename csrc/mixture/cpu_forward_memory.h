@@ -14,11 +14,12 @@ template <class T> int64_t forward_capacity(int64_t dims, bool marginal) {
   return chunk_capacity<T>(dims, marginal ? 3 : 2, 96 << 10);
 }
 
-// Below this size a probe would cost more than a few percent of the plain pass. It takes room for a second copy of the
-// components, which must stay small beside what the rows cost.
+// Below this size a probe would cost more than a few percent of the plain pass. It takes room for a second
+// copy of the components, which must stay small beside what the rows cost.
 template <class T> bool skipping_possible(int64_t rows, int64_t components, int64_t dims) {
-  const double slots = static_cast<double>(rows) * static_cast<double>(components) * (2.0 * static_cast<double>(dims) + 5);
-  return rows >= 384 && components >= 16384 && components < INT32_MAX && slots >= 4e8 &&
+  const double slots =
+      static_cast<double>(rows) * static_cast<double>(components) * (2.0 * static_cast<double>(dims) + 5);
+  return rows >= 448 && components >= 16384 && components < INT32_MAX && slots >= 4e8 &&
          forward_capacity<T>(dims, false) * kLanes<T> >= kLeaf;
 }
 
@@ -54,7 +55,8 @@ template <class T> struct ForwardMemory {
 };
 
 template <class T>
-ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t rows, int64_t components, int64_t dims, bool joint, bool marginal) {
+ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t rows, int64_t components,
+                              int64_t dims, bool joint, bool marginal) {
   const int64_t groups = ceil_div(rows, kGroup);
   ForwardMemory<T> memory{};
   memory.rows = take<T>(arena, groups * dims * kGroup);
@@ -85,7 +87,9 @@ template <class T> struct ForwardScratch {
   T* bounds;   // [leaves][kGroup]
 };
 
-template <class T> ForwardScratch<T> take_forward_scratch(Arena& arena, int64_t rows, int64_t components, int64_t dims, bool joint, bool marginal) {
+template <class T>
+ForwardScratch<T> take_forward_scratch(Arena& arena, int64_t rows, int64_t components, int64_t dims,
+                                       bool joint, bool marginal) {
   const int64_t capacity = forward_capacity<T>(dims, marginal);
   ForwardScratch<T> scratch;
   scratch.picked = take<T>(arena, dims * kGroup);

@@ -1,6 +1,7 @@
-// Forward pass for encodings that overlap little: components are put in spatial order, cut into leaves, and a leaf is left
-// out for every row that it cannot matter to. The result is the same in the working precision: what is left out is, in sum,
-// less than 2^-(mantissa + 3) of what is kept. A probe on a sample of the data decides whether it pays.
+// Forward pass for encodings that overlap little: components are put in spatial order, cut into leaves, and a
+// leaf is left out for every row that it cannot matter to. The result is the same in the working precision:
+// what is left out is, in sum, less than 2^-(mantissa + 3) of what is kept. A probe on a sample of the data
+// decides whether it pays.
 #pragma once
 
 #include "mixture/cpu_order.h"
@@ -8,7 +9,8 @@
 namespace pykernels {
 namespace {
 
-// Bounds of the components in the chunk. One NaN among them makes the constant NaN: such a leaf is never left out.
+// Bounds of the components in the chunk. One NaN among them makes the constant NaN: such a leaf is never left
+// out.
 template <class T> void bound_leaf(const Chunk<T>& chunk, T* box) {
   const int64_t dims = chunk.dims;
   const Vector<T> infinity = splat(Float<T>::infinity);
@@ -52,7 +54,8 @@ template <class T> PYKERNELS_INLINE Octet<T> bound_rows(const T* box, const T* r
 // Leaf l in packed form: filled by pack_components, read by all.
 template <class T> Chunk<T> leaf_chunk(const SkipMemory<T>& memory, int64_t dims, int64_t l, T* scale) {
   Chunk<T> chunk{};
-  const int64_t slot = round_up(memory.leaf_start[l], kLanes<T>) + l * kLanes<T>;  // room for each leaf's last, partial vector
+  const int64_t slot =
+      round_up(memory.leaf_start[l], kLanes<T>) + l * kLanes<T>;  // room for each leaf's last, partial vector
   chunk.dims = dims;
   chunk.first = memory.leaf_start[l];
   chunk.count = memory.leaf_start[l + 1] - chunk.first;
@@ -66,7 +69,8 @@ template <class T> Chunk<T> leaf_chunk(const SkipMemory<T>& memory, int64_t dims
 
 // Puts the components in order, packs them leaf by leaf and bounds each leaf; returns the number of leaves.
 template <class T>
-int64_t make_leaves(Components<T> components, const SkipMemory<T>& memory, ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
+int64_t make_leaves(Components<T> components, const SkipMemory<T>& memory, ForwardScratch<T>* scratch,
+                    int threads, Interrupt& interrupt) {
   const int64_t leaves = order_components(components, memory, threads, interrupt), dims = components.dims;
   components.order = memory.order;
   parallel_tasks(leaves, threads, interrupt, [&](int64_t l, int thread) {
@@ -77,10 +81,11 @@ int64_t make_leaves(Components<T> components, const SkipMemory<T>& memory, Forwa
   return leaves;
 }
 
-// A lower bound of the log-sum-exp of each row in a group: the largest exponent among its most promising leaves. They are
-// tried until none is left that could hold a larger one, or a few have been.
+// A lower bound of the log-sum-exp of each row in a group: the largest exponent among its most promising
+// leaves. They are tried until none is left that could hold a larger one, or a few have been.
 template <class T>
-void bound_group(int64_t leaves, const T* rows, int64_t dims, const SkipMemory<T>& memory, int64_t group, T* bounds) {
+void bound_group(int64_t leaves, const T* rows, int64_t dims, const SkipMemory<T>& memory, int64_t group,
+                 T* bounds) {
   constexpr int kRounds = 6;
   T* const lower = memory.lower + group * kGroup;
   for (int k = 0; k < kGroup; ++k) lower[k] = -Float<T>::infinity;
@@ -103,13 +108,15 @@ void bound_group(int64_t leaves, const T* rows, int64_t dims, const SkipMemory<T
       if (!(best[k] > lower[k])) continue;
       tried = true;
       const Chunk<T> chunk = leaf_chunk<T>(memory, dims, where[k], nullptr);
-      for (int j = 0; j < kGroup; ++j) bounds[where[k] * kGroup + j] = -Float<T>::infinity;  // now known to all rows
+      for (int j = 0; j < kGroup; ++j)
+        bounds[where[k] * kGroup + j] = -Float<T>::infinity;  // now known to all rows
       for (int64_t v = 0; v < chunk.vectors; ++v) {
         Vector<T> x[kGroup];
         squared_distances(chunk, v, rows, x);
         for (int j = 0; j < kGroup; ++j) {
           x[j] = load(chunk.constant + v * kLanes<T>) - x[j];
-          if (not_le(x[j], splat(lower[j])) && !not_le(x[j], splat(-Float<T>::lowest))) lower[j] = max_lane<T>(x[j]);
+          if (not_le(x[j], splat(lower[j])) && !not_le(x[j], splat(-Float<T>::lowest)))
+            lower[j] = max_lane<T>(x[j]);
         }
       }
     }
@@ -133,7 +140,8 @@ PYKERNELS_INLINE unsigned rows_reached(const T* box, const T* rows, int64_t dims
 
 // Sets lower[k] to the largest exponent that row k of a group has anywhere.
 template <class T>
-void largest_exponents(const Components<T>& components, const T* rows, T* partial, T* lower, ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
+void largest_exponents(const Components<T>& components, const T* rows, T* partial, T* lower,
+                       ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
   const int64_t n = components.count, piece_size = round_up(ceil_div(n, kProbePieces), kLeaf);
   parallel_tasks(kProbePieces, threads, interrupt, [&](int64_t piece, int thread) {
     Chunk<T>& chunk = scratch[thread].chunk;
@@ -155,13 +163,15 @@ void largest_exponents(const Components<T>& components, const T* rows, T* partia
   });
   for (int k = 0; k < kGroup; ++k) lower[k] = partial[k];
   for (int64_t piece = 1; piece < kProbePieces; ++piece)
-    for (int k = 0; k < kGroup; ++k) lower[k] = partial[piece * kGroup + k] > lower[k] ? partial[piece * kGroup + k] : lower[k];
+    for (int k = 0; k < kGroup; ++k)
+      lower[k] = partial[piece * kGroup + k] > lower[k] ? partial[piece * kGroup + k] : lower[k];
 }
 
-// Whether most leaves are out of reach of most rows, judged by kGroup rows and by what leaves will look like: a cell of the
-// tree, as wide as a leaf's worth of random components where the tree does not cut.
+// Whether most leaves are out of reach of most rows, judged by kGroup rows and by what leaves will look like:
+// a cell of the tree, as wide as a leaf's worth of random components where the tree does not cut.
 template <class T>
-bool skipping_pays(const ForwardProblem<T>& problem, const ForwardMemory<T>& memory, ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
+bool skipping_pays(const ForwardProblem<T>& problem, const ForwardMemory<T>& memory,
+                   ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
   constexpr double kReached = 0.25;
   const Components<T>& components = problem.components;
   const int64_t dims = components.dims;
@@ -180,7 +190,8 @@ bool skipping_pays(const ForwardProblem<T>& problem, const ForwardMemory<T>& mem
   bound_leaf(scratch->chunk, any);
   // Packed as if there were kLeaf components in all, which only matters to equal weights.
   if (!components.log_weights.present())
-    any[3 * dims] += static_cast<T>(::log2(static_cast<double>(kLeaf) / static_cast<double>(components.count)));
+    any[3 * dims] +=
+        static_cast<T>(::log2(static_cast<double>(kLeaf) / static_cast<double>(components.count)));
 
   const Cells<T> cells = choose_cells(components);
   const T gap = negligible_gap<T>(components.count);
@@ -194,9 +205,11 @@ bool skipping_pays(const ForwardProblem<T>& problem, const ForwardMemory<T>& mem
     }
     return static_cast<double>(reached) < kReached * kGroup * static_cast<double>(1 << bits);
   };
-  // Asked first as if every row lay on a component, which costs next to nothing and is enough to say no.
+  // Asked first as if every row lay as far from a component as its own points do (log2(e) / 2 for each
+  // dimension), which costs next to nothing and is enough to say no.
   T lower[kGroup];
-  for (int k = 0; k < kGroup; ++k) lower[k] = any[3 * dims];
+  for (int k = 0; k < kGroup; ++k)
+    lower[k] = any[3 * dims] - static_cast<T>(0.5 * kLog2E * static_cast<double>(dims));
   if (!few_reached(lower)) return false;
   largest_exponents(components, rows, memory.skip.probe, lower, scratch, threads, interrupt);
   return few_reached(lower);
@@ -204,8 +217,9 @@ bool skipping_pays(const ForwardProblem<T>& problem, const ForwardMemory<T>& mem
 
 // The leaves of one split for the rows of one block.
 template <class T>
-void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const MixturePlan& plan, const ForwardMemory<T>& memory,
-                   int64_t task, ForwardScratch<T>& scratch, Interrupt& interrupt, int thread) {
+void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const MixturePlan& plan,
+                   const ForwardMemory<T>& memory, int64_t task, ForwardScratch<T>& scratch,
+                   Interrupt& interrupt, int thread) {
   const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
   const int64_t split = task % plan.splits, block = task / plan.splits;
   const int64_t first_group = block * plan.rows_per_block / kGroup;
@@ -220,7 +234,8 @@ void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const Mixtu
 
   T* const picked = scratch.picked;  // rows that the leaf reaches, from any group, side by side
   int64_t source[kGroup];
-  for (int64_t l = split * leaves / plan.splits; l < (split + 1) * leaves / plan.splits && !interrupted(interrupt, thread); ++l) {
+  for (int64_t l = split * leaves / plan.splits;
+       l < (split + 1) * leaves / plan.splits && !interrupted(interrupt, thread); ++l) {
     const T* const box = memory.skip.boxes + l * (3 * dims + 1);
     const Chunk<T> chunk = leaf_chunk<T>(memory.skip, dims, l, nullptr);
     int held = 0;

@@ -7,6 +7,7 @@ import torch
 from torch.distributions import Distribution, Normal
 
 from pykernels import (
+    _ops,
     gaussian_mixture_joint_and_marginal_log_prob,
     gaussian_mixture_log_prob,
     gaussian_mixture_marginal_log_prob,
@@ -175,6 +176,23 @@ def test_values_are_those_of_the_composition_of_torch_operations(variant, dtype,
     for actual, expected in zip(results, dense(inputs)):
         bound = TIGHT[dtype]
         torch.testing.assert_close(actual, expected, rtol=bound, atol=bound, equal_nan=True)
+
+
+@pytest.mark.parametrize("shapes", [{}, {"loc_batch": (1,), "weights_shape": (1, 1, 7)}])
+def test_batches_of_points_of_one_mixture_are_one_problem(variant, dtype, shapes, monkeypatch):
+    inputs = mixture_inputs(value_batch=(3, 2), dtype=dtype, **shapes)
+    calls = []
+    launch = _ops.mixture_log_prob
+    monkeypatch.setattr(_ops, "mixture_log_prob", lambda *a: calls.append(a[0].shape) or launch(*a))
+    folded = gaussian_mixture_joint_and_marginal_log_prob(*inputs)
+    assert [math.prod(shape[:-2]) for shape in calls] == [1]
+    apart = [
+        gaussian_mixture_joint_and_marginal_log_prob(points, *inputs[1:])
+        for points in inputs.value.flatten(0, 1)
+    ]
+    apart = [torch.stack(parts).reshape(f.shape) for f, parts in zip(folded, zip(*apart))]
+    torch.testing.assert_close(list(folded), apart)
+    torch.testing.assert_close(gradients(folded, inputs), gradients(apart, inputs))
 
 
 @pytest.mark.parametrize("batches", [{}, {"value_batch": (2,)}, {"loc_batch": (2, 1)}])
