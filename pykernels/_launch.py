@@ -75,7 +75,7 @@ def use_variant(name: str) -> Iterator[None]:
 def gives_slopes(value: Tensor) -> bool:
     """Whether the forward pass gives the gradients of the densities with respect to `value`, and the backward pass
     needs them: on a GPU one pass for both is cheaper, on a CPU the backward pass skips most of the work."""
-    return _variant_for(value) in (CUDA, EMULATED)
+    return variant_for(value) in (CUDA, EMULATED)
 
 
 def mixture_log_prob(
@@ -87,7 +87,7 @@ def mixture_log_prob(
     marginal: bool,
     slopes: bool,
 ) -> list[Tensor]:
-    variant = _variant_for(value)
+    variant = variant_for(value)
     if variant == REFERENCE:
         results = _reference_log_prob(value, loc, scale, log_weights, joint, marginal)
         asked = [result for result, wanted in zip(results, (joint, marginal)) if wanted]
@@ -135,7 +135,7 @@ def mixture_log_prob_backward(
     output_mask: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs = value, loc, scale, log_weights
-    variant = _variant_for(value)
+    variant = variant_for(value)
     if variant == REFERENCE:
         densities = joint_log2, marginal_log2  # in nats, as the reference left them
         gradients = _reference_backward(grad_joint, grad_marginal, *densities, *inputs, output_mask)
@@ -169,7 +169,8 @@ def mixture_log_prob_backward(
     return outputs
 
 
-def _variant_for(value: Tensor) -> str:
+def variant_for(value: Tensor) -> str:
+    """The kernel that takes a call with this tensor."""
     if value.is_cpu:
         return _variant
     return CUDA if value.is_cuda and CUDA in _device_variants else REFERENCE

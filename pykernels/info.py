@@ -33,7 +33,8 @@ def _gpu() -> str:
     if not torch.cuda.is_available():
         return "none that torch can use"
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"{', '.join(names)} (torch built for CUDA {torch.version.cuda})"
+    kernels = _launch.variant_for(torch.empty(0, device="cuda"))
+    return f"{', '.join(names)} (torch built for CUDA {torch.version.cuda}), on which {kernels} runs"
 
 
 if __name__ == "__main__":

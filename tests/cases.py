@@ -41,7 +41,7 @@ def mixture_inputs(
     generator = torch.Generator().manual_seed(seed)
 
     def normal(shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
+        return _normal(shape, generator)
 
     value = normal((*value_batch, rows, dims))
     loc = normal((*loc_batch, components, dims))
@@ -51,6 +51,12 @@ def mixture_inputs(
         *(None if t is None else t.to(dtype).requires_grad_() for t in (value, loc, scale, weights))
     )
     return inputs
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """The same numbers on every device."""
+    numbers = torch.randn(shape, generator=generator, dtype=torch.float64, device=generator.device)
+    return numbers.to(torch.get_default_device())
 
 
 def dense(inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -70,5 +76,5 @@ def dense(inputs: Inputs) -> tuple[Tensor, Tensor]:
 def gradients(outputs: tuple[Tensor, ...], inputs: Inputs, seed: int = 1) -> list[Tensor]:
     """Gradients of a fixed random combination of the outputs."""
     generator = torch.Generator().manual_seed(seed)
-    cotangents = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.dtype) for o in outputs]
+    cotangents = [_normal(o.shape, generator).to(o.dtype) for o in outputs]
     return list(torch.autograd.grad(outputs, inputs.tensors(), cotangents))

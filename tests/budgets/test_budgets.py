@@ -1,0 +1,99 @@
+"""What the hot loops cost, held to numbers: a change that makes one slower by counting fails here, without a GPU.
+
+The unit of a count is a pair of a row and a component, for `per_dim` a pair in one dimension, for marginals one
+exponential. A loop is known by its multiply-adds per unit: the multiplied-out form has two per dimension, the accurate
+one has one, a subtraction and a multiplication.
+"""
+
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from . import sass
+
+ROOT = Path(__file__).resolve().parents[2]
+ARCHITECTURE = "sm_90"
+
+# kernel, form, units in a round of the loop, multiply-adds per unit, least additions per unit, most instructions per unit
+LOOPS = [
+    ("forward_joint<float, 10, 4, false>", "fast", 16, 20, 0, 27.3),
+    ("forward_joint<float, 10, 4, false>", "accurate", 16, 10, 10, 37.3),
+    ("forward_joint<float, 2, 4, false>", "fast", 16, 4, 0, 10.2),
+    ("forward_joint<float, 2, 4, false>", "accurate", 16, 2, 2, 12.2),
+    # With the branches that leave out weights of 0, four or five instructions that save 20 to 30.
+    ("forward_joint<float, 10, 2, true>", "fast", 8, 30, 0, 56.5),
+    ("forward_joint<float, 10, 2, true>", "accurate", 8, 20, 10, 66.5),
+    ("joint_component_sums<float, 10>", "fast", 4, 30, 10, 62),
+    ("joint_component_sums<float, 10>", "accurate", 4, 20, 20, 72),
+    # At D = 50, with the sum of exponentials, 115.
+    ("forward_joint_tiles<float, false>", "fast per_dim", 128, 2, 0, 2.16),
+    ("forward_joint_tiles<float, false>", "accurate per_dim", 128, 1, 1, 3.16),
+    ("forward_joint_tiles<float, true>", "fast per_dim", 128, 2, 0, 2.16),
+    ("forward_joint_slopes<float>", "fast densities per_dim", 32, 2, 0, 2.5),
+    ("joint_component_tiles<float>", "fast densities per_dim", 32, 2, 0, 2.5),
+    ("joint_component_tiles<float>", "fast sums per_dim", 32, 2, 1, 4.9),
+    # What takes exponentials is slower than that: 1.125 of them per unit last as long as 9 instructions.
+    ("forward_marginal<float, 8, false>", "accurate", 64, 1, 3, 8.4),
+    ("forward_marginal<float, 8, true>", "accurate", 32, 2, 3, 12.2),
+    ("marginal_component_sums<float, 4>", "accurate", 16, 3, 3, 12.9),
+]
+
+# The most registers of a thread: 65536 of them make the blocks that fit on a multiprocessor.
+REGISTERS = {
+    "forward_joint<float, 10, 4, false>": 128,  # 4 blocks of 128 threads
+    "forward_joint<float, 10, 2, true>": 255,  # 2
+    "joint_component_sums<float, 10>": 128,  # 4
+    "forward_joint_tiles<float, false>": 128,  # 2 of 256
+    "forward_joint_slopes<float>": 128,  # 2
+    "joint_component_tiles<float>": 128,  # 2
+    "forward_marginal<float, 8, false>": 128,  # 2
+    "marginal_component_sums<float, 4>": 80,  # 3
+}
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """The object file, and what ptxas said."""
+    if not shutil.which("nvcc"):
+        pytest.skip("nvcc is missing: the CUDA kernels cannot be compiled")
+    target = tmp_path_factory.mktemp("budgets") / "mixture_cuda.o"
+    command = ["nvcc", "-std=c++17", f"-arch={ARCHITECTURE}", "--fmad=false", "-DPYKERNELS_CUDA", "-Xptxas", "-v"]
+    command += ["-I", str(ROOT / "csrc"), "-c", str(ROOT / "csrc/mixture/mixture_cuda.cu"), "-o", str(target)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def loops(compiled):
+    tool = sass.disassembler()
+    if tool is None:
+        pytest.skip("cuobjdump is missing: it comes with the CUDA toolkit, and with the triton package")
+    return sass.loops(compiled[0], tool)
+
+
+def test_no_kernel_spills_or_uses_local_memory(compiled):
+    kernels = sass.resources(compiled[1])
+    assert len(kernels) > 50
+    assert {name: r for name, r in kernels.items() if r.spills or r.stack} == {}
+
+
+@pytest.mark.parametrize("kernel", REGISTERS)
+def test_registers(compiled, kernel):
+    assert sass.resources(compiled[1])[kernel].registers <= REGISTERS[kernel]
+
+
+@pytest.mark.parametrize(("kernel", "form", "units", "multiply_adds", "additions", "most"), LOOPS)
+def test_instructions(loops, kernel, form, units, multiply_adds, additions, most):
+    matching = [
+        loop
+        for loop in loops[kernel]
+        if loop["FFMA"] == units * multiply_adds and loop["FADD"] >= units * additions
+    ]
+    assert matching, f"no loop has {units} x {multiply_adds} multiply-adds: {loops[kernel]}"
+    loop = min(matching, key=Counter.total)
+    assert loop.total() / units <= most
+    assert loop["LDL"] == loop["STL"] == 0
