@@ -6,6 +6,9 @@
 // of components is looked at as it is read: only where every |m s| is small does its loop use the multiplied-out form.
 #pragma once
 
+#include <cstring>
+#include <type_traits>
+
 #include "core/cuda_kernel.h"
 #include "core/tensor.h"
 #include "mixture/mixture.h"
@@ -16,12 +19,12 @@ namespace pykernels {
 template <class T> struct Limits;
 
 template <> struct Limits<float> {
-  static constexpr float kLargest = 3e38f;
+  static constexpr float kLargest = 1e38f;
   static constexpr float kSafeProduct = 16;  // t is then off by at most 1e-6
 };
 
 template <> struct Limits<double> {
-  static constexpr double kLargest = 1e308;
+  static constexpr double kLargest = 1e307;
   static constexpr double kSafeProduct = 4096;  // and here by 5e-13
 };
 
@@ -102,14 +105,17 @@ template <class T> struct Standard {
 
 // A component in one dimension. An absent one stands at 0 with s = 1: its log-weight keeps it out, whatever its loc and
 // scale are, and wherever the value is.
+template <class T> PYKERNELS_DEVICE Standard<T> standard(T loc, T scale, bool absent) {
+  if (absent) return {1, 0};
+  T s = static_cast<T>(kRootHalfLog2E) / scale;
+  if (s > Limits<T>::kLargest) s = Limits<T>::kLargest;
+  if (!(scale > 0)) s = static_cast<T>(NAN);
+  return {s, loc};
+}
+
 template <class T>
 PYKERNELS_DEVICE Standard<T> standard_of(const Components<T>& components, int64_t i, int64_t d) {
-  if (is_absent(components, i)) return {1, 0};
-  const T sigma = at(components.scale, i, d);
-  T s = static_cast<T>(kRootHalfLog2E) / sigma;
-  if (s > Limits<T>::kLargest) s = Limits<T>::kLargest;
-  if (!(sigma > 0)) s = static_cast<T>(NAN);
-  return {s, at(components.loc, i, d)};
+  return standard(at(components.loc, i, d), at(components.scale, i, d), is_absent(components, i));
 }
 
 template <class T> PYKERNELS_DEVICE bool needs_accurate_form(const Standard<T>& component) {
@@ -154,18 +160,35 @@ template <class T> PYKERNELS_DEVICE T log2_of(ExpSum<T> sum) {
   return sum.top + log2(sum.mass);
 }
 
-// Sum with the rounding errors carried along: as good as twice the precision.
-template <class T> struct CarefulSum {
-  T total = 0, lost = 0;
+// A product as mantissa 2^exponent, whose logarithm costs one log2 and no more rounding than the factors'.
+template <class T> struct LogProduct {
+  T mantissa = 1;  // from 1 to 2; or 0, infinite or NaN, as the product is
+  int exponent = 0;
 };
 
-template <class T> PYKERNELS_DEVICE void add(CarefulSum<T>& sum, T x) {
-  const T total = sum.total + x, rounded = total - sum.total;
-  const T lost = (sum.total - (total - rounded)) + (x - rounded);
-  sum.total = total;
-  if (fabs(total) <= Limits<T>::kLargest) sum.lost += lost;
+template <class T> PYKERNELS_DEVICE void multiply(LogProduct<T>& product, T factor) {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52, kMost = sizeof(T) == 4 ? 255 : 2047;
+  product.mantissa *= factor;
+  Bits bits;
+  memcpy(&bits, &product.mantissa, sizeof bits);
+  const int exponent = static_cast<int>(bits >> kMantissa) & kMost;
+  if (exponent == 0 || exponent == kMost) return;
+  constexpr Bits kOne = static_cast<Bits>(kMost / 2) << kMantissa, kRest = (static_cast<Bits>(1) << kMantissa) - 1;
+  bits = (bits & kRest) | kOne;
+  memcpy(&product.mantissa, &bits, sizeof bits);
+  product.exponent += exponent - kMost / 2;
 }
 
-template <class T> PYKERNELS_DEVICE T total_of(const CarefulSum<T>& sum) { return sum.total + sum.lost; }
+template <class T> PYKERNELS_DEVICE void join(LogProduct<T>& product, LogProduct<T> other) {
+  multiply(product, other.mantissa);
+  product.exponent += other.exponent;
+}
+
+// What a component's log-density has beside -t^2, from the product of its s.
+template <class T> PYKERNELS_DEVICE T log2_constant(T log2_weight, const LogProduct<T>& product, int dims) {
+  const T log2_s = static_cast<T>(product.exponent) + log2(product.mantissa);
+  return log2_weight + (log2_s + static_cast<T>(dims * kLog2Unit));
+}
 
 }  // namespace pykernels

@@ -33,16 +33,20 @@ template <class T, int D>
 PYKERNELS_DEVICE void load_rows(const Matrix<const T>& value, const T* log2, const T* gradient, int dims,
                                 int64_t first, int count, int thread, T* records) {
   using R = RowRecord<T, D>;
-  PYKERNELS_UNROLL_BY(1)
-  for (int k = thread; k < count * D; k += kThreads) {
-    const int row = k / D, d = k % D;
-    const bool counts = row_terms(log2[first + row], static_cast<T>(0)).counts;
-    records[row * R::kSize + d] = counts && d < dims ? at(value, first + row, d) : 0;
-  }
-  for (int row = thread; row < count; row += kThreads) {
+  const int row = thread / kShare<T>, part = thread % kShare<T>;
+  if (row < count) {
     const RowTerms<T> terms = row_terms(log2[first + row], gradient[first + row]);
-    records[row * R::kSize + R::kPadded] = terms.minus_log2;
-    records[row * R::kSize + R::kPadded + 1] = terms.gradient;
+    T* record = records + row * R::kSize;
+    const T* z = &at(value, first + row, part);
+    PYKERNELS_UNROLL_BY(1)
+    for (int d = part; d < D; d += kShare<T>) {
+      record[d] = terms.counts && d < dims ? *z : 0;
+      z += kShare<T> * value.column_stride;
+    }
+    if (part == 0) {
+      record[R::kPadded] = terms.minus_log2;
+      record[R::kPadded + 1] = terms.gradient;
+    }
   }
   __syncthreads();
 }
@@ -60,21 +64,26 @@ PYKERNELS_DEVICE bool load_own(const Components<T>& components, int64_t first, C
   for (int k = 0; k < many; ++k) {
     const int64_t i = first + k;
     const bool real = i < components.count;
-    CarefulSum<T> constant;
-    add(constant, real ? log2_weight(components, i) : -static_cast<T>(INFINITY));
+    LogProduct<T> product[kShare<T>];  // as the threads of the forward pass share it
     PYKERNELS_UNROLL
     for (int d = 0; d < D; ++d) {
       Standard<T> component{0, 0};
       if (real && d < components.dims) {
         component = standard_of(components, i, d);
-        add(constant, log2(component.s) + static_cast<T>(kLog2Unit));
+        multiply(product[d % kShare<T>], component.s);
       }
       inaccurate |= needs_accurate_form(component);
       own.s[k][d] = component.s;
       own.m[k][d] = component.m;
       own.first[k][d] = own.second[k][d] = 0;
     }
-    own.constant[k] = total_of(constant);
+    PYKERNELS_UNROLL
+    for (int step = 1; step < kShare<T>; step *= 2) {
+      PYKERNELS_UNROLL
+      for (int part = 0; part + step < kShare<T>; part += 2 * step) join(product[part], product[part + step]);
+    }
+    const T log2 = real ? log2_weight(components, i) : -static_cast<T>(INFINITY);
+    own.constant[k] = log2_constant(log2, product[0], components.dims);
     own.mass[k] = 0;
   }
   const bool accurate = __any_sync(kWholeWarp, inaccurate);
@@ -117,7 +126,7 @@ PYKERNELS_DEVICE void add_row(const T* record, ComponentSums<T, D, many>& own) {
 
 // Sums of one split of the rows: [elements, splits, 2 dims + 1, components], first and second by dimension, then the mass.
 template <class T, int D>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 && D <= 10 ? 4 : 2)
     joint_component_sums(PYKERNELS_PARAMETER MixtureProblem problem, const T* joint_log2, const T* grad_joint, T* sums,
                          int64_t tiles_per_split, uint32_t first_element) {
   constexpr int many = kOwnComponents<T>;

@@ -12,6 +12,8 @@ constexpr int kThreads = 128;
 template <class T> constexpr int kOwnComponents = sizeof(T) == 4 ? 2 : 1;
 // Components, or rows, in shared memory at a time.
 template <class T> constexpr int kTile = 32 * kOwnComponents<T>;
+// Threads that bring in one of them together, each some of its dimensions.
+template <class T> constexpr int kShare = kThreads / kTile<T>;
 
 // Blocks that a multiprocessor shall hold at once, which bounds the registers of a thread.
 template <class T, int D, bool slopes> constexpr int joint_blocks() {
@@ -49,27 +51,38 @@ template <class T, int D>
 PYKERNELS_DEVICE bool load_records(const Components<T>& components, int64_t first, int count, int thread,
                                    T* records) {
   using R = Record<T, D>;
+  const int i = thread / kShare<T>, part = thread % kShare<T>;
+  const bool real = i < count;
+  T* record = records + i * R::kSize;
   bool inaccurate = false;
-  PYKERNELS_UNROLL_BY(1)
-  for (int k = thread; k < count * D; k += kThreads) {
-    const int i = k / D, d = k % D;
-    Standard<T> component{0, 0};
-    if (d < components.dims) component = standard_of(components, first + i, d);
-    inaccurate |= needs_accurate_form(component);
-    records[i * R::kSize + d] = component.s;
-    records[i * R::kSize + R::kPadded + d] = component.m;
+  LogProduct<T> product;
+  if (real) {
+    const bool absent = is_absent(components, first + i);
+    const T* loc = &at(components.loc, first + i, part);
+    const T* scale = &at(components.scale, first + i, part);
+    PYKERNELS_UNROLL_BY(1)
+    for (int d = part; d < D; d += kShare<T>) {
+      Standard<T> component{0, 0};
+      if (d < components.dims) {
+        component = standard(*loc, *scale, absent);
+        multiply(product, component.s);
+      }
+      inaccurate |= needs_accurate_form(component);
+      record[d] = component.s;
+      record[R::kPadded + d] = component.m;
+      loc += kShare<T> * components.loc.column_stride;
+      scale += kShare<T> * components.scale.column_stride;
+    }
   }
   const bool accurate = __syncthreads_or(inaccurate);
-  for (int i = thread; i < count; i += kThreads) {
-    T* record = records + i * R::kSize;
-    CarefulSum<T> constant;
-    add(constant, log2_weight(components, first + i));
+  PYKERNELS_UNROLL
+  for (int step = 1; step < kShare<T>; step *= 2)
+    join(product, {__shfl_xor_sync(kWholeWarp, product.mantissa, step), __shfl_xor_sync(kWholeWarp, product.exponent, step)});
+  if (real) {
     PYKERNELS_UNROLL_BY(1)
-    for (int d = 0; d < components.dims; ++d) {
-      add(constant, log2(record[d]) + static_cast<T>(kLog2Unit));
-      if (!accurate) record[R::kPadded + d] *= record[d];
-    }
-    record[2 * R::kPadded] = total_of(constant);
+    for (int d = part; !accurate && d < D; d += kShare<T>) record[R::kPadded + d] *= record[d];
+    if (part == 0)
+      record[2 * R::kPadded] = log2_constant(log2_weight(components, first + i), product, components.dims);
   }
   __syncthreads();
   return accurate;

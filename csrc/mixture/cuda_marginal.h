@@ -3,7 +3,7 @@
 // forward pass and for some components in the backward pass, and the other side passes by in shared memory.
 #pragma once
 
-#include "mixture/cuda_components.h"
+#include "mixture/cuda_pack.h"
 
 namespace pykernels {
 
@@ -18,22 +18,20 @@ template <class T> struct MarginalOutput {
   T* part_slope;
 };
 
-// Where a thread of a block stands: its dimension within the block's, and which of the block's groups it is in.
+// Where a thread stands in its block, which takes `width` neighbouring dimensions, or what is left of them.
 struct MarginalPlace {
-  int first_dim, dims;  // the block's
-  int dim, group, groups;
-  bool idle;  // left over, as the groups do not fill the block
+  int column, dim;  // the thread's dimension, within the block's and of all
+  int group, groups;
+  bool idle;  // left over
 };
 
-// The z of the grid counts batch elements times blocks of dimensions.
-PYKERNELS_DEVICE MarginalPlace marginal_place(int all_dims, int dims_per_block, int dim_block, int thread) {
+PYKERNELS_DEVICE MarginalPlace marginal_place(int dims, int width, int dim_block, int thread) {
   MarginalPlace place;
-  place.first_dim = dim_block * dims_per_block;
-  place.dims = all_dims - place.first_dim < dims_per_block ? all_dims - place.first_dim : dims_per_block;
-  place.dim = thread % place.dims;
-  place.group = thread / place.dims;
-  place.groups = kMarginalThreads / dims_per_block;  // the last, smaller block of dimensions has no more
-  place.idle = place.group >= place.groups;
+  place.column = thread % width;
+  place.dim = dim_block * width + place.column;
+  place.group = thread / width;
+  place.groups = kMarginalThreads / width;
+  place.idle = place.group >= place.groups || place.dim >= dims;
   return place;
 }
 
@@ -43,19 +41,19 @@ template <class T> PYKERNELS_DEVICE void write_marginal(const MarginalOutput<T>&
   out.marginal[index] = static_cast<T>(kLn2) * log2;
 }
 
-// s, m and the constant of each component and dimension, in three arrays of [kMarginalTile, dims]. The multiplied-out form
-// would save nothing here: the exponentials take longer than all the rest.
+// Copies a tile of `count` components to three arrays of [kMarginalTile, dims].
 template <class T>
-PYKERNELS_DEVICE void load_marginal_tile(const Components<T>& components, const MarginalPlace& place, int64_t first,
-                                         int count, int thread, T* s, T* m, T* constant) {
-  PYKERNELS_UNROLL_BY(1)
-  for (int k = thread; k < count * place.dims; k += kMarginalThreads) {
-    const int64_t i = first + k / place.dims;
-    const Standard<T> component = standard_of(components, i, place.first_dim + k % place.dims);
-    s[k] = component.s;
-    m[k] = component.m;
-    constant[k] = log2_weight(components, i) + (log2(component.s) + static_cast<T>(kLog2Unit));
+PYKERNELS_DEVICE void load_marginal_tile(const PackedMarginals<T>& packed, int64_t block, int64_t first, int count,
+                                         int thread, T* s, T* m, T* constant) {
+  constexpr int kLane = Quad<T>::kCount;
+  const int64_t source = (block * packed.count + first) * packed.dims;
+  for (int k = thread * kLane; k < count * packed.dims; k += kMarginalThreads * kLane) {
+    async_copy16(s + k, packed.s + source + k);
+    async_copy16(m + k, packed.m + source + k);
+    async_copy16(constant + k, packed.constant + source + k);
   }
+  async_commit();
+  async_wait<0>();
   __syncthreads();
 }
 
@@ -88,11 +86,10 @@ PYKERNELS_DEVICE void add_marginals(const T* s, const T* m, const T* constant, i
 }
 
 template <class T, int rows, bool slopes>
-PYKERNELS_DEVICE void add_marginal_tile(const T* s, const T* m, const T* constant, int count, const MarginalPlace& place,
+PYKERNELS_DEVICE void add_marginal_tile(const T* s, const T* m, const T* constant, int count, int column, int stride,
                                         const T (&z)[rows], ExpSum<T> (&sum)[rows], T (&slope)[rows]) {
   constexpr int kMany = slopes ? 4 : 8;
-  const int stride = place.dims;
-  int k = place.dim, left = count;
+  int k = column, left = count;
   PYKERNELS_UNROLL_BY(1)
   for (; left >= kMany; left -= kMany, k += kMany * stride)
     add_marginals<kMany, T, rows, slopes>(s + k, m + k, constant + k, stride, z, sum, slope);
@@ -101,37 +98,37 @@ PYKERNELS_DEVICE void add_marginal_tile(const T* s, const T* m, const T* constan
     add_marginals<1, T, rows, slopes>(s + k, m + k, constant + k, stride, z, sum, slope);
 }
 
+// The z of the grid counts blocks of dimensions, of each batch element.
 template <class T, int rows, bool slopes>
 __global__ void __launch_bounds__(kMarginalThreads)
-    forward_marginal(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER MarginalOutput<T> out, int dims_per_block, int dim_blocks,
-                     int64_t tiles_per_split, uint32_t first_element) {
+    forward_marginal(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedMarginals<T> packed,
+                     PYKERNELS_PARAMETER MarginalOutput<T> out, int64_t tiles_per_split, uint32_t first_element) {
   constexpr int kSide = kMarginalTile<T>;
   PYKERNELS_SHARED(T, s);
-  const int thread = static_cast<int>(threadIdx.x);
-  const uint32_t local_element = blockIdx.z / dim_blocks, element = first_element + local_element;
-  const int64_t row_block = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
-  const auto [components, value] = element_of<T>(problem, element);
+  const int thread = static_cast<int>(threadIdx.x), dims = static_cast<int>(problem.dims);
+  const int64_t row_block = blockIdx.x, split = blockIdx.y, splits = gridDim.y, block = blockIdx.z;
+  const uint32_t local_element = blockIdx.z / packed.dim_blocks, element = first_element + local_element;
   const MarginalPlace place =
-      marginal_place(components.dims, dims_per_block, static_cast<int>(blockIdx.z % dim_blocks), thread);
-  T *m = s + kSide * place.dims, *constant = m + kSide * place.dims;
+      marginal_place(dims, packed.dims, static_cast<int>(blockIdx.z % packed.dim_blocks), thread);
+  T *m = s + kSide * packed.dims, *constant = m + kSide * packed.dims;
   const int64_t first_row = (row_block * place.groups + place.group) * rows;
-  const int d = place.first_dim + place.dim;
 
+  const Matrix<const T> value = element_of<T>(problem, element).value;
   T z[rows], slope[rows];
   ExpSum<T> sum[rows];
   PYKERNELS_UNROLL
   for (int r = 0; r < rows; ++r) {
-    z[r] = !place.idle && first_row + r < problem.rows ? at(value, first_row + r, d) : 0;
+    z[r] = !place.idle && first_row + r < problem.rows ? at(value, first_row + r, place.dim) : 0;
     sum[r] = empty_sum<T>();
     slope[r] = 0;
   }
   int64_t first = split * tiles_per_split * kSide;
   int64_t end = first + tiles_per_split * kSide;
-  if (end > components.count) end = components.count;
+  if (end > problem.components) end = problem.components;
   for (; first < end; first += kSide) {
     const int count = static_cast<int>(end - first < kSide ? end - first : kSide);
-    load_marginal_tile(components, place, first, count, thread, s, m, constant);
-    add_marginal_tile<T, rows, slopes>(s, m, constant, count, place, z, sum, slope);
+    load_marginal_tile(packed, block, first, count, thread, s, m, constant);
+    add_marginal_tile<T, rows, slopes>(s, m, constant, count, place.column, packed.dims, z, sum, slope);
     __syncthreads();  // before the next tile overwrites this one
   }
 
@@ -139,8 +136,8 @@ __global__ void __launch_bounds__(kMarginalThreads)
   for (int r = 0; r < rows; ++r) {
     const int64_t row = first_row + r;
     if (place.idle || row >= problem.rows) continue;
-    const int64_t part = ((local_element * splits + split) * problem.rows + row) * components.dims + d;
-    const int64_t whole = (element * problem.rows + row) * components.dims + d;
+    const int64_t part = ((local_element * splits + split) * problem.rows + row) * dims + place.dim;
+    const int64_t whole = (element * problem.rows + row) * dims + place.dim;
     if (out.part) {
       out.part[part] = sum[r];
       if (slopes) out.part_slope[part] = slope[r];
@@ -175,51 +172,50 @@ __global__ void __launch_bounds__(kThreads)
 // by itself, the mass included.
 template <class T, int many>
 __global__ void __launch_bounds__(kMarginalThreads)
-    marginal_component_sums(PYKERNELS_PARAMETER MixtureProblem problem, const T* marginal_log2, const T* grad_marginal, T* sums,
-                            int dims_per_block, int dim_blocks, int64_t tiles_per_split, uint32_t first_element) {
+    marginal_component_sums(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedMarginals<T> packed,
+                            const T* marginal_log2, const T* grad_marginal, T* sums, int64_t tiles_per_split,
+                            uint32_t first_element) {
   constexpr int kSide = kMarginalTile<T>;
   PYKERNELS_SHARED(T, z);
-  const int thread = static_cast<int>(threadIdx.x);
-  const uint32_t local_element = blockIdx.z / dim_blocks, element = first_element + local_element;
-  const int64_t component_block = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
-  const auto [components, value] = element_of<T>(problem, element);
-  const MarginalPlace place =
-      marginal_place(components.dims, dims_per_block, static_cast<int>(blockIdx.z % dim_blocks), thread);
-  T *minus_log2 = z + kSide * place.dims, *gradient = minus_log2 + kSide * place.dims;
+  const int thread = static_cast<int>(threadIdx.x), dims = static_cast<int>(problem.dims), width = packed.dims;
+  const int64_t component_block = blockIdx.x, split = blockIdx.y, splits = gridDim.y, block = blockIdx.z;
+  const uint32_t local_element = blockIdx.z / packed.dim_blocks, element = first_element + local_element;
+  const MarginalPlace place = marginal_place(dims, width, static_cast<int>(blockIdx.z % packed.dim_blocks), thread);
+  T *minus_log2 = z + kSide * width, *gradient = minus_log2 + kSide * width;
   const int64_t first_component = (component_block * place.groups + place.group) * many;
-  const int d = place.first_dim + place.dim;
 
-  Standard<T> own[many];
-  T constant[many], first_sum[many], second_sum[many], mass[many];
+  T s[many], m[many], constant[many], first_sum[many], second_sum[many], mass[many];
   PYKERNELS_UNROLL
   for (int k = 0; k < many; ++k) {
-    const bool real = !place.idle && first_component + k < components.count;
-    own[k] = real ? standard_of(components, first_component + k, d) : Standard<T>{1, 0};
-    constant[k] = real ? log2_weight(components, first_component + k) + (log2(own[k].s) + static_cast<T>(kLog2Unit))
-                       : -static_cast<T>(INFINITY);
+    const bool real = !place.idle && first_component + k < problem.components;
+    const int64_t at = (block * packed.count + first_component + k) * width + place.column;
+    s[k] = real ? packed.s[at] : 1;
+    m[k] = real ? packed.m[at] : 0;
+    constant[k] = real ? packed.constant[at] : -static_cast<T>(INFINITY);
     first_sum[k] = second_sum[k] = mass[k] = 0;
   }
+  const Matrix<const T> value = element_of<T>(problem, element).value;
   int64_t first = split * tiles_per_split * kSide;
   int64_t end = first + tiles_per_split * kSide;
   if (end > problem.rows) end = problem.rows;
   for (; first < end; first += kSide) {
     const int count = static_cast<int>(end - first < kSide ? end - first : kSide);
     PYKERNELS_UNROLL_BY(1)
-    for (int k = thread; k < count * place.dims; k += kMarginalThreads) {
-      const int64_t row = first + k / place.dims, dim = place.first_dim + k % place.dims;
-      const int64_t index = (element * problem.rows + row) * components.dims + dim;
+    for (int row = place.group; !place.idle && row < count; row += place.groups) {
+      const int64_t index = (element * problem.rows + first + row) * dims + place.dim;
       const RowTerms<T> terms = row_terms(marginal_log2[index], grad_marginal[index]);
-      z[k] = terms.counts ? at(value, row, dim) : 0;
-      minus_log2[k] = terms.minus_log2;
-      gradient[k] = terms.gradient;
+      const int at = row * width + place.column;
+      z[at] = terms.counts ? pykernels::at(value, first + row, place.dim) : 0;
+      minus_log2[at] = terms.minus_log2;
+      gradient[at] = terms.gradient;
     }
     __syncthreads();
-    PYKERNELS_UNROLL_BY(4)
+    PYKERNELS_UNROLL_BY(2)
     for (int row = 0; row < count; ++row) {
-      const int at = row * place.dims + place.dim;
+      const int at = row * width + place.column;
       PYKERNELS_UNROLL
       for (int k = 0; k < many; ++k) {
-        const T t = standardized<true>(z[at], own[k].s, own[k].m);
+        const T t = standardized<true>(z[at], s[k], m[k]);
         const T share = gradient[at] * fast_exp2(fma(-t, t, constant[k]) + minus_log2[at]);
         if (share != 0) {  // elsewhere t may be infinite
           mass[k] += share;
@@ -231,13 +227,13 @@ __global__ void __launch_bounds__(kMarginalThreads)
     __syncthreads();  // before the next tile overwrites this one
   }
 
-  const int64_t plane = components.count * components.dims;
+  const int64_t plane = problem.components * dims;
   T* out = sums + (local_element * splits + split) * 3 * plane;
   PYKERNELS_UNROLL
   for (int k = 0; k < many; ++k) {
     const int64_t i = first_component + k;
-    if (place.idle || i >= components.count) continue;
-    const int64_t at = d * components.count + i;
+    if (place.idle || i >= problem.components) continue;
+    const int64_t at = place.dim * problem.components + i;
     out[at] = first_sum[k];
     out[plane + at] = second_sum[k];
     out[2 * plane + at] = mass[k];

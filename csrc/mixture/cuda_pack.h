@@ -28,7 +28,7 @@ template <class T>
 __global__ void __launch_bounds__(kTileThreads, 2)
     pack_components(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> packed, uint32_t first_element) {
   constexpr int kPair = 2 * kSide<T>, kGroups = kTileThreads / kPair;
-  PYKERNELS_SHARED(CarefulSum<T>, partial);
+  PYKERNELS_SHARED(LogProduct<T>, partial);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kPair, group = thread / kPair;
   const int64_t pair = blockIdx.x, local_element = blockIdx.y;
   const Components<T> components = element_of<T>(problem, first_element + local_element).components;
@@ -36,13 +36,13 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   const bool real = i < components.count;
 
   bool inaccurate = false;
-  CarefulSum<T> constant;
+  LogProduct<T> product;
   for (int d = group; real && d < components.dims; d += kGroups) {
     const Standard<T> component = standard_of(components, i, d);
     inaccurate |= needs_accurate_form(component);
-    add(constant, log2(component.s) + static_cast<T>(kLog2Unit));
+    multiply(product, component.s);
   }
-  partial[thread] = constant;
+  partial[thread] = product;
   const bool accurate = __syncthreads_or(inaccurate);
   for (int d = group; d < components.dims; d += kGroups) {
     const Standard<T> component = real ? standard_of(components, i, d) : Standard<T>{1, 0};
@@ -51,10 +51,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
     packed.m[at] = accurate ? component.m : component.m * component.s;
   }
   if (group != 0) return;
-  CarefulSum<T> total;
-  add(total, real ? log2_weight(components, i) : -static_cast<T>(INFINITY));
-  for (int k = 0; k < kGroups; ++k) add(total, total_of(partial[k * kPair + lane]));
-  packed.constant[tile * kSide<T> + lane % kSide<T>] = total_of(total);
+  for (int k = 1; k < kGroups; ++k) join(product, partial[k * kPair + lane]);
+  const T log2 = real ? log2_weight(components, i) : -static_cast<T>(INFINITY);
+  packed.constant[tile * kSide<T> + lane % kSide<T>] = log2_constant(log2, product, components.dims);
   if (lane == 0) packed.accurate[local_element * (packed.tiles / 2) + pair] = accurate;
 }
 
@@ -75,6 +74,38 @@ __global__ void __launch_bounds__(kTileThreads)
     packed.minus_log2[tile * kSide<T> + lane] = terms.minus_log2;
     packed.gradient[tile * kSide<T> + lane] = terms.gradient;
   }
+}
+
+// For the marginals: s, m and the constant of each component and dimension, [elements][dim blocks][count][dims], the dimensions
+// of a block being `dims`, zeros after the last.
+template <class T> struct PackedMarginals {
+  T *s, *m, *constant;
+  int64_t count;  // filled up, so that tiles start at multiples of 16 bytes
+  int dims, dim_blocks;
+};
+
+// A thread for each; the y of the grid counts blocks of dimensions and elements.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads)
+    pack_marginals(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedMarginals<T> packed,
+                   uint32_t first_element) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kTileThreads + threadIdx.x;
+  if (index >= packed.count * packed.dims) return;
+  const Components<T> components = element_of<T>(problem, first_element + blockIdx.y / packed.dim_blocks).components;
+  const int64_t i = index / packed.dims;
+  const int d = static_cast<int>(blockIdx.y) % packed.dim_blocks * packed.dims + static_cast<int>(index % packed.dims);
+  Standard<T> component{0, 0};
+  T constant = 0;
+  if (i < components.count && d < components.dims) {
+    component = standard_of(components, i, d);
+    LogProduct<T> product;
+    multiply(product, component.s);
+    constant = log2_constant(log2_weight(components, i), product, 1);
+  }
+  const int64_t at = blockIdx.y * packed.count * packed.dims + index;
+  packed.s[at] = component.s;
+  packed.m[at] = component.m;
+  packed.constant[at] = constant;
 }
 
 // Starts copying `count` dimensions of a tile; 16 at a time, as many as the threads take with 16 bytes each.

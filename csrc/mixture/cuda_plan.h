@@ -77,7 +77,7 @@ template <class T> ForwardPlan<T> plan_forward(const MixtureForward& args) {
   if (args.joint && plan.tiles)
     bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + p.dims * padded_tiles<T>(p.rows)) * kSide<T> * sizeof(T);
   if (args.joint) bytes += plan.joint.count * p.rows * (2 + (args.joint_slope ? p.dims : 0)) * sizeof(T);
-  if (args.marginal) bytes += plan.marginal_splits.count * p.rows * p.dims * 3 * sizeof(T);
+  if (args.marginal) bytes += (plan.marginal_splits.count * p.rows + p.components) * p.dims * 3 * sizeof(T);
   plan.step = at_most(at_most(batch, kMostGridRows / plan.marginal.dim_blocks), 1 + kMostMemory / bytes);
   return plan;
 }
@@ -85,6 +85,7 @@ template <class T> ForwardPlan<T> plan_forward(const MixtureForward& args) {
 template <class T> struct ForwardMemory {
   JointOutput<T> joint;
   MarginalOutput<T> marginal;
+  PackedMarginals<T> marginals;
   PackedComponents<T> components;
   PackedRows<T> rows;
 };
@@ -112,6 +113,19 @@ template <class T> PackedRows<T> take_rows(Arena& arena, const MixtureProblem& p
   return packed;
 }
 
+template <class T>
+PackedMarginals<T> take_marginals(Arena& arena, const MixtureProblem& p, const MarginalPlan& plan, int64_t step) {
+  PackedMarginals<T> packed{};
+  packed.count = divide_up(p.components, kMarginalTile<T>) * kMarginalTile<T>;
+  packed.dims = plan.dims_per_block;
+  packed.dim_blocks = plan.dim_blocks;
+  const int64_t size = step * plan.dim_blocks * packed.count * packed.dims;
+  packed.s = take<T>(arena, size);
+  packed.m = take<T>(arena, size);
+  packed.constant = take<T>(arena, size);
+  return packed;
+}
+
 template <class T> ForwardMemory<T> take_forward(Arena& arena, const MixtureForward& args, const ForwardPlan<T>& plan) {
   const MixtureProblem& p = args.problem;
   ForwardMemory<T> memory{};
@@ -130,6 +144,7 @@ template <class T> ForwardMemory<T> take_forward(Arena& arena, const MixtureForw
     memory.joint.part = take<ExpSum<T>>(arena, parts);
     if (args.joint_slope) memory.joint.part_slope = take<T>(arena, parts * p.dims);
   }
+  if (args.marginal) memory.marginals = take_marginals<T>(arena, p, plan.marginal, plan.step);
   if (args.marginal && plan.marginal_splits.count > 1) {
     const int64_t parts = plan.step * plan.marginal_splits.count * p.rows * p.dims;
     memory.marginal.part = take<ExpSum<T>>(arena, parts);
@@ -150,7 +165,7 @@ template <class T> struct BackwardPlan {
   int64_t step;
 };
 
-constexpr int kMarginalComponents = 4;  // in a thread
+template <class T> constexpr int kMarginalComponents = sizeof(T) == 4 ? 8 : 4;  // in a thread
 
 // Whether a gradient is a sum over anything.
 static inline bool is_summed(const MixtureProblem& p, const StridedTensor& gradient, int64_t dims) {
@@ -169,10 +184,10 @@ template <class T> BackwardPlan<T> plan_backward(const MixtureBackward& args) {
   const bool small = !plan.tiles && p.rows * (5 * p.dims + 6) <= 8192;
   plan.joint = small ? Splits{1, units} : split(units, plan.component_blocks * batch);
   plan.marginal = plan_marginal(p.dims);
-  plan.marginal_component_blocks = divide_up(p.components, static_cast<int64_t>(plan.marginal.groups) * kMarginalComponents);
+  plan.marginal_component_blocks = divide_up(p.components, static_cast<int64_t>(plan.marginal.groups) * kMarginalComponents<T>);
   plan.marginal_splits = split(divide_up(p.rows, kMarginalTile<T>), plan.marginal_component_blocks * plan.marginal.dim_blocks * batch);
 
-  int64_t bytes = 3 * p.components * p.dims * sizeof(T);
+  int64_t bytes = 6 * p.components * p.dims * sizeof(T);
   if (plan.tiles)
     bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + (p.dims + 2) * padded_tiles<T>(p.rows)) * kSide<T> * sizeof(T);
   if (args.grad_joint) bytes += plan.joint.count * (2 * p.dims + 1) * p.components * sizeof(T);
@@ -184,6 +199,7 @@ template <class T> BackwardPlan<T> plan_backward(const MixtureBackward& args) {
 template <class T> struct BackwardMemory {
   T *joint_sums, *marginal_sums;
   GradientOutput<T> loc, scale, log_weights;
+  PackedMarginals<T> marginals;
   PackedComponents<T> components;
   PackedRows<T> rows;
 };
@@ -198,6 +214,7 @@ template <class T> BackwardMemory<T> take_backward(Arena& arena, const MixtureBa
   BackwardMemory<T> memory{};
   if (args.grad_joint) memory.joint_sums = take<T>(arena, plan.step * plan.joint.count * (2 * p.dims + 1) * p.components);
   if (args.grad_marginal) memory.marginal_sums = take<T>(arena, plan.step * plan.marginal_splits.count * 3 * p.dims * p.components);
+  if (args.grad_marginal) memory.marginals = take_marginals<T>(arena, p, plan.marginal, plan.step);
   memory.loc = take_gradient<T>(arena, p, args.grad_loc, p.dims, plan.step);
   memory.scale = take_gradient<T>(arena, p, args.grad_scale, p.dims, plan.step);
   memory.log_weights = take_gradient<T>(arena, p, args.grad_log_weights, 1, plan.step);

@@ -66,7 +66,7 @@ void forward_many(const MixtureProblem& p, const ForwardPlan<T>& plan, const For
   const PackedRows<T>& rows = memory.rows;
   const T* const none = nullptr;
   PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(components.tiles / 2), grid(elements)), kTileThreads,
-                   kTileThreads * sizeof(CarefulSum<T>), stream, p, components, first);
+                   kTileThreads * sizeof(LogProduct<T>), stream, p, components, first);
   PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(rows.tiles), grid(elements)), kTileThreads, 0, stream, p, none, none, rows, first);
   const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
   if (plan.slope_tiles) {
@@ -83,14 +83,21 @@ void forward_many(const MixtureProblem& p, const ForwardPlan<T>& plan, const For
                      dims, depth, plan.joint.units, first);
 }
 
+template <class T>
+void launch_pack_marginals(const MixtureProblem& p, const PackedMarginals<T>& packed, int64_t elements, uint32_t first,
+                           cudaStream_t stream) {
+  const dim3 blocks(grid(divide_up(packed.count * packed.dims, kTileThreads)), grid(elements * packed.dim_blocks));
+  PYKERNELS_LAUNCH(pack_marginals<T>, blocks, kTileThreads, 0, stream, p, packed, first);
+}
+
 template <class T, int rows, bool slopes>
-void launch_marginal(const MixtureProblem& p, const ForwardPlan<T>& plan, const MarginalOutput<T>& out, int64_t elements,
-                     uint32_t first, cudaStream_t stream) {
-  const MarginalPlan& m = plan.marginal;
-  const dim3 blocks(grid(plan.marginal_row_blocks), grid(plan.marginal_splits.count), grid(elements * m.dim_blocks));
-  const size_t shared = 3 * kMarginalTile<T> * m.dims_per_block * sizeof(T);
-  PYKERNELS_LAUNCH((forward_marginal<T, rows, slopes>), blocks, kMarginalThreads, shared, stream, p, out, m.dims_per_block,
-                   m.dim_blocks, plan.marginal_splits.units, first);
+void launch_marginal(const MixtureProblem& p, const ForwardPlan<T>& plan, const ForwardMemory<T>& memory,
+                     int64_t elements, uint32_t first, cudaStream_t stream) {
+  const PackedMarginals<T>& packed = memory.marginals;
+  const dim3 blocks(grid(plan.marginal_row_blocks), grid(plan.marginal_splits.count), grid(elements * packed.dim_blocks));
+  const size_t shared = 3 * kMarginalTile<T> * packed.dims * sizeof(T);
+  PYKERNELS_LAUNCH((forward_marginal<T, rows, slopes>), blocks, kMarginalThreads, shared, stream, p, packed,
+                   memory.marginal, plan.marginal_splits.units, first);
 }
 
 template <class T> Status forward(const MixtureForward& args, Execution execution) {
@@ -117,10 +124,11 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
     }
     if (args.marginal) {
       constexpr int kRows = sizeof(T) == 4 ? 8 : 4;
+      launch_pack_marginals(p, memory.marginals, elements, first, stream);
       if (args.marginal_slope)
-        launch_marginal<T, kRows, true>(p, plan, memory.marginal, elements, first, stream);
+        launch_marginal<T, kRows, true>(p, plan, memory, elements, first, stream);
       else
-        launch_marginal<T, kRows, false>(p, plan, memory.marginal, elements, first, stream);
+        launch_marginal<T, kRows, false>(p, plan, memory, elements, first, stream);
       if (memory.marginal.part)
         PYKERNELS_LAUNCH(merge_marginal<T>, grid(divide_up(elements * p.rows * p.dims, kThreads)), kThreads, 0, stream,
                          memory.marginal, p.rows * p.dims, static_cast<int>(plan.marginal_splits.count), elements, first);
@@ -166,7 +174,7 @@ void launch_joint_sums(const MixtureBackward& args, const BackwardPlan<T>& plan,
     return;
   }
   PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(memory.components.tiles / 2), grid(elements)), kTileThreads,
-                   kTileThreads * sizeof(CarefulSum<T>), stream, p, memory.components, first);
+                   kTileThreads * sizeof(LogProduct<T>), stream, p, memory.components, first);
   PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(memory.rows.tiles), grid(elements)), kTileThreads, 0, stream, p, log2, gradient,
                    memory.rows, first);
   PYKERNELS_LAUNCH(joint_component_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
@@ -191,12 +199,14 @@ template <class T> Status backward(const MixtureBackward& args, Execution execut
     const int64_t elements = at_most(plan.step, batch - begin);
     if (args.grad_joint) launch_joint_sums(args, plan, memory, elements, first, stream);
     if (args.grad_marginal) {
-      const MarginalPlan& m = plan.marginal;
-      const dim3 blocks(grid(plan.marginal_component_blocks), grid(plan.marginal_splits.count), grid(elements * m.dim_blocks));
-      PYKERNELS_LAUNCH((marginal_component_sums<T, kMarginalComponents>), blocks, kMarginalThreads,
-                       3 * kMarginalTile<T> * m.dims_per_block * sizeof(T), stream, p,
+      const PackedMarginals<T>& packed = memory.marginals;
+      launch_pack_marginals(p, packed, elements, first, stream);
+      const dim3 blocks(grid(plan.marginal_component_blocks), grid(plan.marginal_splits.count),
+                        grid(elements * packed.dim_blocks));
+      PYKERNELS_LAUNCH((marginal_component_sums<T, kMarginalComponents<T>>), blocks, kMarginalThreads,
+                       3 * kMarginalTile<T> * packed.dims * sizeof(T), stream, p, packed,
                        static_cast<const T*>(args.marginal_log2), static_cast<const T*>(args.grad_marginal),
-                       memory.marginal_sums, m.dims_per_block, m.dim_blocks, plan.marginal_splits.units, first);
+                       memory.marginal_sums, plan.marginal_splits.units, first);
     }
     PYKERNELS_LAUNCH(finish_gradients<T>, grid(divide_up(elements * p.components * p.dims, kFinishThreads)), kFinishThreads, 0,
                      stream, p, sums, memory.loc, memory.scale, memory.log_weights, elements, first);

@@ -36,9 +36,9 @@ LOOPS = [
     ("joint_component_tiles<float>", "fast densities per_dim", 32, 2, 0, 2.5),
     ("joint_component_tiles<float>", "fast sums per_dim", 32, 2, 1, 4.9),
     # What takes exponentials is slower than that: 1.125 of them per unit last as long as 9 instructions.
-    ("forward_marginal<float, 8, false>", "accurate", 64, 1, 3, 8.4),
-    ("forward_marginal<float, 8, true>", "accurate", 32, 2, 3, 12.2),
-    ("marginal_component_sums<float, 4>", "accurate", 16, 3, 3, 12.9),
+    ("forward_marginal<float, 8, false>", "accurate", 64, 1, 3, 8.5),
+    ("forward_marginal<float, 8, true>", "accurate", 32, 2, 3, 12.3),
+    ("marginal_component_sums<float, 8>", "accurate", 16, 3, 3, 12.7),
 ]
 
 # The most registers of a thread: 65536 of them make the blocks that fit on a multiprocessor.
@@ -50,7 +50,7 @@ REGISTERS = {
     "forward_joint_slopes<float>": 128,  # 2
     "joint_component_tiles<float>": 128,  # 2
     "forward_marginal<float, 8, false>": 128,  # 2
-    "marginal_component_sums<float, 4>": 80,  # 3
+    "marginal_component_sums<float, 8>": 80,  # 3
 }
 
 
