@@ -74,8 +74,8 @@ const MixtureVariant& variant_named(const std::string& name) {
   return *variant;
 }
 
-// Threads of a CPU; or number and stream of a CUDA device, and a function from bytes to the address of memory there, which
-// the caller keeps until the call is over.
+// Threads of a CPU; or number and stream of a CUDA device, and a function from bytes to the address of memory
+// there, which the caller keeps until the call is over.
 struct Place {
   int threads, device;
   uintptr_t stream;
@@ -106,9 +106,9 @@ template <class Launch> void run(const Place& place, const Launch& launch) {
 
 void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
                       const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint,
-                      uintptr_t joint_log2, uintptr_t joint_slope, uintptr_t marginal, uintptr_t marginal_log2,
-                      uintptr_t marginal_slope, const std::string& variant_name, int threads, int device,
-                      uintptr_t stream, const py::object& allocate) {
+                      uintptr_t joint_log2, uintptr_t joint_slope, uintptr_t marginal,
+                      uintptr_t marginal_log2, uintptr_t marginal_slope, const std::string& variant_name,
+                      int threads, int device, uintptr_t stream, const py::object& allocate) {
   const Place place{threads, device, stream, allocate};
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureForward args{};
@@ -125,16 +125,13 @@ void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Stride
   run(place, [&](Execution execution) { return variant.forward(args, execution); });
 }
 
-void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, const Strided& value,
-                               const Strided& loc, const Strided& scale,
-                               const std::optional<Strided>& log_weights, uintptr_t joint_log2,
-                               uintptr_t marginal_log2, uintptr_t grad_joint, uintptr_t grad_marginal,
-                               const std::optional<Strided>& grad_value,
-                               const std::optional<Strided>& grad_loc,
-                               const std::optional<Strided>& grad_scale,
-                               const std::optional<Strided>& grad_log_weights,
-                               const std::string& variant_name, int threads, int device, uintptr_t stream,
-                               const py::object& allocate) {
+void mixture_log_prob_backward(
+    int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
+    const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint_log2,
+    uintptr_t marginal_log2, uintptr_t grad_joint, uintptr_t grad_marginal,
+    const std::optional<Strided>& grad_value, const std::optional<Strided>& grad_loc,
+    const std::optional<Strided>& grad_scale, const std::optional<Strided>& grad_log_weights,
+    const std::string& variant_name, int threads, int device, uintptr_t stream, const py::object& allocate) {
   const Place place{threads, device, stream, allocate};
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureBackward args{};
@@ -157,7 +154,8 @@ void mixture_log_prob_backward(int dtype, const std::vector<int64_t>& shape, con
 std::vector<std::string> variant_names(bool on_device, bool only_runnable) {
   std::vector<std::string> names;
   for (const MixtureVariant* variant : mixture_variants())
-    if (variant->on_device == on_device && (!only_runnable || variant->runs_here())) names.emplace_back(variant->name);
+    if (variant->on_device == on_device && (!only_runnable || variant->runs_here()))
+      names.emplace_back(variant->name);
   return names;
 }
 
@@ -184,8 +182,11 @@ py::dict built() {
 PYBIND11_MODULE(_C, module) {
   using namespace pykernels;
   module.doc() = "Compiled kernels of pykernels; only pykernels/_launch.py may call them.";
-  module.def("variants", [] { return variant_names(false, true); }, "Variants that this CPU runs, best first.");
-  module.def("device_variants", [] { return variant_names(true, true); }, "Variants that a GPU of this machine runs.");
+  module.def(
+      "variants", [] { return variant_names(false, true); }, "Variants that this CPU runs, best first.");
+  module.def(
+      "device_variants", [] { return variant_names(true, true); },
+      "Variants that a GPU of this machine runs.");
   module.def("built", &built, "What was compiled, by which compiler.");
   module.def("mixture_log_prob", &mixture_log_prob);
   module.def("mixture_log_prob_backward", &mixture_log_prob_backward);

@@ -1,5 +1,5 @@
-// Cuts the caller's workspace into arrays. With no memory behind it, it only measures: the size that a caller is told to
-// bring and the layout that a kernel uses come from one function.
+// Cuts the caller's workspace into arrays. With no memory behind it, it only measures: the size that a caller
+// is told to bring and the layout that a kernel uses come from one function.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,7 @@ static inline Arena arena_over(void* memory) {
   return {static_cast<char*>(memory), misaligned == 0 ? 0 : kAlignment - misaligned};
 }
 
-template <class T>
-static inline T* take(Arena& arena, int64_t count) {
+template <class T> static inline T* take(Arena& arena, int64_t count) {
   T* array = arena.base ? reinterpret_cast<T*>(arena.base + arena.used) : nullptr;
   arena.used += (count * static_cast<int64_t>(sizeof(T)) + kAlignment - 1) / kAlignment * kAlignment;
   return array;

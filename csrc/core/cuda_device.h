@@ -1,4 +1,5 @@
-// What the CUDA runtime says of this machine. Never fails: no driver, an old driver and no GPU all mean a count of 0.
+// What the CUDA runtime says of this machine. Never fails: no driver, an old driver and no GPU all mean a
+// count of 0.
 #pragma once
 
 namespace pykernels {

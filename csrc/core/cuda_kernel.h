@@ -1,9 +1,11 @@
-// The part of CUDA that kernels may use, in words that nvcc compiles for a GPU and g++ for the host emulator of the
-// tests (tests/emulator). Rules that make the second possible, and bugs visible there:
+// The part of CUDA that kernels may use, in words that nvcc compiles for a GPU and g++ for the host emulator
+// of the tests (tests/emulator). Rules that make the second possible, and bugs visible there:
 //
 //   - inline PTX, asynchronous copies and approximate functions only in this file;
-//   - a kernel has one dynamic shared array, declared by PYKERNELS_SHARED, and is started by PYKERNELS_LAUNCH;
-//   - blocks are whole warps; barriers and warp functions take all threads, at one place, so nobody returns before one;
+//   - a kernel has one dynamic shared array, declared by PYKERNELS_SHARED, and is started by
+//   PYKERNELS_LAUNCH;
+//   - blocks are whole warps; barriers and warp functions take all threads, at one place, so nobody returns
+//   before one;
 //   - threadIdx and blockIdx are read once, at the top;
 //   - fused multiply-adds are written out, so that both compilers round alike.
 #pragma once
@@ -22,7 +24,8 @@
 #define PYKERNELS_UNROLL _Pragma("unroll")
 #define PYKERNELS_UNROLL_BY(count) _Pragma(PYKERNELS_PRAGMA_TEXT_(unroll count))
 #define PYKERNELS_PRAGMA_TEXT_(text) #text
-#define PYKERNELS_PARAMETER const __grid_constant__  // of a struct: read where the launch put it, never copied
+#define PYKERNELS_PARAMETER \
+  const __grid_constant__  // of a struct: read where the launch put it, never copied
 #define PYKERNELS_DEVICE static __device__ __forceinline__
 
 namespace pykernels {

@@ -6,8 +6,6 @@
 
 namespace pykernels {
 
-
-
 #if defined(__CUDACC__)
 
 // Makes a device the current one for as long as this lives.

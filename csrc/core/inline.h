@@ -1,5 +1,5 @@
-// Functions that every translation unit gets a private copy of, on the host and, under nvcc, on the device: a shared
-// symbol could carry one instruction set into code that runs without it.
+// Functions that every translation unit gets a private copy of, on the host and, under nvcc, on the device: a
+// shared symbol could carry one instruction set into code that runs without it.
 #pragma once
 
 #if defined(__CUDACC__)

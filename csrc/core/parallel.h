@@ -1,5 +1,5 @@
-// A loop over independent tasks. Which thread runs a task never changes a result: tasks are cut from the problem alone,
-// and whoever merges their results does so in the order of their numbers.
+// A loop over independent tasks. Which thread runs a task never changes a result: tasks are cut from the
+// problem alone, and whoever merges their results does so in the order of their numbers.
 #pragma once
 
 #include <cstdint>

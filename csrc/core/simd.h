@@ -161,8 +161,8 @@ PYKERNELS_INLINE void join_lanes(const VectorF (&v)[8], const Join& join, float 
   for (int k = 0; k < 2; ++k)
     quarter[k] = join(_mm512_shuffle_f32x4(half[2 * k], half[2 * k + 1], 0x88),
                       _mm512_shuffle_f32x4(half[2 * k], half[2 * k + 1], 0xdd));
-  const __m512 pairs = join(_mm512_shuffle_ps(quarter[0], quarter[1], 0x44),
-                            _mm512_shuffle_ps(quarter[0], quarter[1], 0xee));
+  const __m512 pairs =
+      join(_mm512_shuffle_ps(quarter[0], quarter[1], 0x44), _mm512_shuffle_ps(quarter[0], quarter[1], 0xee));
   _mm512_storeu_ps(joined, join(pairs, _mm512_permute_ps(pairs, 0xb1)));
 }
 PYKERNELS_INLINE void add_lane_sums(const VectorF (&v)[8], float* out) {
@@ -179,14 +179,22 @@ PYKERNELS_INLINE void lane_maxima(const VectorF (&v)[8], float* out) {
 
 // Four numbers, whatever the instruction set: the unit in which rows of memory become lanes and back.
 template <class T> struct QuadOf;
-template <> struct QuadOf<float> { typedef float type __attribute__((vector_size(16))); };
-template <> struct QuadOf<double> { typedef double type __attribute__((vector_size(32))); };
+template <> struct QuadOf<float> {
+  typedef float type __attribute__((vector_size(16)));
+};
+template <> struct QuadOf<double> {
+  typedef double type __attribute__((vector_size(32)));
+};
 template <class T> using Quad = typename QuadOf<T>::type;
 
 // Eight numbers side by side, one for each row of a group.
 template <class T> struct OctetOf;
-template <> struct OctetOf<float> { typedef float type __attribute__((vector_size(32))); };
-template <> struct OctetOf<double> { typedef double type __attribute__((vector_size(64))); };
+template <> struct OctetOf<float> {
+  typedef float type __attribute__((vector_size(32)));
+};
+template <> struct OctetOf<double> {
+  typedef double type __attribute__((vector_size(64)));
+};
 template <class T> using Octet = typename OctetOf<T>::type;
 
 template <class T> PYKERNELS_INLINE Octet<T> load_octet(const T* from) {

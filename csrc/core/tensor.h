@@ -1,5 +1,5 @@
-// Memory of a tensor as the kernels see it: a pointer and strides in elements. A stride of 0 is a broadcast dimension;
-// in an output it means "sum over this dimension".
+// Memory of a tensor as the kernels see it: a pointer and strides in elements. A stride of 0 is a broadcast
+// dimension; in an output it means "sum over this dimension".
 #pragma once
 
 #include <cstdint>
@@ -28,8 +28,8 @@ PYKERNELS_INLINE int64_t batch_count(const BatchShape& batch) {
   return count;
 }
 
-// Elements between a tensor's start and its part that belongs to batch element `index` (row-major). On a GPU an index of
-// 32 bits divides much faster.
+// Elements between a tensor's start and its part that belongs to batch element `index` (row-major). On a GPU
+// an index of 32 bits divides much faster.
 template <class Index>
 PYKERNELS_INLINE int64_t batch_offset(const BatchShape& batch, const StridedTensor& tensor, Index index) {
   int64_t offset = 0;

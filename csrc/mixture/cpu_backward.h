@@ -1,5 +1,6 @@
-// Backward pass. One chunk of components meets all rows of a task, so that the components' gradients are finished where
-// they are made; the rows' gradients are summed over splits afterwards. Notation as in mixture_math.h.
+// Backward pass. One chunk of components meets all rows of a task, so that the components' gradients are
+// finished where they are made; the rows' gradients are summed over splits afterwards. Notation as in
+// mixture_math.h.
 #pragma once
 
 #include "mixture/cpu_pack.h"
@@ -7,23 +8,24 @@
 namespace pykernels {
 namespace {
 
-constexpr int64_t kFlushGroups = 64;  // groups of rows after which single sums are added to the totals: two short sums round less than a long one
+constexpr int64_t kFlushGroups = 64;  // groups of rows after which single sums are added to the totals: two
+                                      // short sums round less than a long one
 
 // Upstream gradients and results of the rows, in groups like the rows themselves; results in base 2.
 template <class T> struct Upstream {
-  T *rows;                       // [groups][dims][kGroup]
-  T *joint, *grad_joint;         // [groups][kGroup]
-  T *marginal, *grad_marginal;   // [groups][dims][kGroup]
+  T* rows;                      // [groups][dims][kGroup]
+  T *joint, *grad_joint;        // [groups][kGroup]
+  T *marginal, *grad_marginal;  // [groups][dims][kGroup]
 };
 
 template <class T> struct BackwardScratch {
   Chunk<T> chunk;
-  T* first;      // sums over the rows of one flush, and their totals: [vectors][dims][lanes]
+  T* first;  // sums over the rows of one flush, and their totals: [vectors][dims][lanes]
   T* second;
-  T* mass;       // of the marginals; null without them
-  T* joint_mass; // [vectors][lanes]
+  T* mass;        // of the marginals; null without them
+  T* joint_mass;  // [vectors][lanes]
   T *total_first, *total_second, *total_mass, *total_joint_mass;
-  T* weight;     // of the pairs at hand: [vectors][kGroup][lanes]
+  T* weight;  // of the pairs at hand: [vectors][kGroup][lanes]
 };
 
 template <class T> BackwardScratch<T> take_backward_scratch(Arena& arena, int64_t dims, bool marginal) {
@@ -41,10 +43,11 @@ template <class T> BackwardScratch<T> take_backward_scratch(Arena& arena, int64_
   return scratch;
 }
 
-// Weights r_kv = grad_joint_k * responsibility of every component of the chunk for one group of rows. Returns how many
-// vectors hold a pair that can matter, and lists them in `live`; with kAll every vector is kept.
+// Weights r_kv = grad_joint_k * responsibility of every component of the chunk for one group of rows. Returns
+// how many vectors hold a pair that can matter, and lists them in `live`; with kAll every vector is kept.
 template <class T, bool kAll>
-int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, T negligible, int64_t (&live)[kMostVectors]) {
+int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, T negligible,
+                      int64_t (&live)[kMostVectors]) {
   const Chunk<T>& chunk = scratch.chunk;
   const T* rows = up.rows + group * chunk.dims * kGroup;
   const T *joint = up.joint + group * kGroup, *grad = up.grad_joint + group * kGroup;
@@ -74,9 +77,11 @@ int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_
   return count;
 }
 
-// Adds one group of rows to the sums of the live components, and their pull on the rows to grad_rows [dims][kGroup].
+// Adds one group of rows to the sums of the live components, and their pull on the rows to grad_rows
+// [dims][kGroup].
 template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents>
-void add_gradients(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, const int64_t* live, int64_t count, T* grad_rows) {
+void add_gradients(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, const int64_t* live,
+                   int64_t count, T* grad_rows) {
   const Chunk<T>& chunk = scratch.chunk;
   const T* rows = up.rows + group * chunk.dims * kGroup;
   for (int64_t d = 0; d < chunk.dims; ++d) {
@@ -102,7 +107,8 @@ void add_gradients(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t g
         const Vector<T> e = splat(rows[d * kGroup + k]) - m;
         Vector<T> r{};
         if constexpr (kMarginal) {
-          const Vector<T> x = (constant - add_weighted_square(e, w, Vector<T>{})) - splat(up.marginal[row_d + k]);
+          const Vector<T> x =
+              (constant - add_weighted_square(e, w, Vector<T>{})) - splat(up.marginal[row_d + k]);
           r = exp2(x) * splat(up.grad_marginal[row_d + k]);
           mass += r;
         }
@@ -141,14 +147,16 @@ template <class T> void flush(BackwardScratch<T>& scratch) {
 
 template <class T> void clear(BackwardScratch<T>& scratch) {
   const int64_t lanes = scratch.chunk.vectors * kLanes<T>, plane = lanes * scratch.chunk.dims;
-  T* const planes[] = {scratch.first, scratch.second, scratch.mass, scratch.total_first, scratch.total_second, scratch.total_mass};
+  T* const planes[] = {scratch.first,       scratch.second,       scratch.mass,
+                       scratch.total_first, scratch.total_second, scratch.total_mass};
   for (T* p : planes)
     if (p) memset(p, 0, static_cast<size_t>(plane) * sizeof(T));
   memset(scratch.joint_mass, 0, static_cast<size_t>(lanes) * sizeof(T));
   memset(scratch.total_joint_mass, 0, static_cast<size_t>(lanes) * sizeof(T));
 }
 
-// Turns the totals into gradients: total_first becomes d/dloc, total_second d/dscale, total_joint_mass d/dlog_weight.
+// Turns the totals into gradients: total_first becomes d/dloc, total_second d/dscale, total_joint_mass
+// d/dlog_weight.
 template <class T> void finish_components(BackwardScratch<T>& scratch) {
   const Chunk<T>& chunk = scratch.chunk;
   for (int64_t v = 0; v < chunk.vectors; ++v) {
@@ -160,7 +168,8 @@ template <class T> void finish_components(BackwardScratch<T>& scratch) {
       const Vector<T> marginal_mass = scratch.mass ? load(scratch.total_mass + o) : Vector<T>{};
       total_mass += marginal_mass;
       store(scratch.total_first + o, loc_gradient<T>(w, load(scratch.total_first + o)));
-      store(scratch.total_second + o, scale_gradient<T>(w, load(scratch.total_second + o), joint_mass + marginal_mass, scale));
+      store(scratch.total_second + o,
+            scale_gradient<T>(w, load(scratch.total_second + o), joint_mass + marginal_mass, scale));
     }
     store(scratch.total_joint_mass + v * kLanes<T>, total_mass);
   }
@@ -168,7 +177,8 @@ template <class T> void finish_components(BackwardScratch<T>& scratch) {
 
 // All rows of a block against the components in scratch.chunk.
 template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents>
-void backward_chunk(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t first_group, int64_t last_group, T negligible, T* grad_rows) {
+void backward_chunk(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t first_group,
+                    int64_t last_group, T negligible, T* grad_rows) {
   const int64_t dims = scratch.chunk.dims;
   int64_t live[kMostVectors];
   for (int64_t v = 0; v < kMostVectors; ++v) live[v] = v;
@@ -177,22 +187,26 @@ void backward_chunk(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t 
     int64_t count = scratch.chunk.vectors;
     if constexpr (kJoint) count = joint_weights<T, kMarginal>(scratch, up, group, negligible, live);
     if (count > 0)
-      add_gradients<T, kJoint, kMarginal, kRows, kComponents>(scratch, up, group, live, count, grad_rows + (kRows ? group * dims * kGroup : 0));
+      add_gradients<T, kJoint, kMarginal, kRows, kComponents>(
+          scratch, up, group, live, count, grad_rows + (kRows ? group * dims * kGroup : 0));
     if ((group - first_group) % kFlushGroups == kFlushGroups - 1) flush(scratch);
   }
   flush(scratch);
   finish_components(scratch);
 }
 
-template <class T> using BackwardChunk = void (*)(BackwardScratch<T>&, const Upstream<T>&, int64_t, int64_t, T, T*);
+template <class T>
+using BackwardChunk = void (*)(BackwardScratch<T>&, const Upstream<T>&, int64_t, int64_t, T, T*);
 
-template <class T, bool kJoint, bool kMarginal> BackwardChunk<T> choose_backward_chunk(bool rows, bool components) {
+template <class T, bool kJoint, bool kMarginal>
+BackwardChunk<T> choose_backward_chunk(bool rows, bool components) {
   if (rows && components) return backward_chunk<T, kJoint, kMarginal, true, true>;
   if (rows) return backward_chunk<T, kJoint, kMarginal, true, false>;
   return backward_chunk<T, kJoint, kMarginal, false, true>;
 }
 
-template <class T> BackwardChunk<T> choose_backward_chunk(bool joint, bool marginal, bool rows, bool components) {
+template <class T>
+BackwardChunk<T> choose_backward_chunk(bool joint, bool marginal, bool rows, bool components) {
   if (joint && marginal) return choose_backward_chunk<T, true, true>(rows, components);
   if (marginal) return choose_backward_chunk<T, false, true>(rows, components);
   return choose_backward_chunk<T, true, false>(rows, components);

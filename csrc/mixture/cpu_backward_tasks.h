@@ -12,7 +12,7 @@ template <class T> struct BackwardProblem {
   View<T> value;
   int64_t rows;
   const T *joint_log2, *marginal_log2, *grad_joint, *grad_marginal;  // contiguous
-  T* grad_value;                                           // null: not asked for
+  T* grad_value;                                                     // null: not asked for
   int64_t grad_stride_i, grad_stride_d;
   bool add_value;  // to what an earlier batch element left
 };
@@ -24,7 +24,8 @@ template <class T> struct BackwardMemory {
 };
 
 template <class T>
-BackwardMemory<T> take_backward(Arena& arena, const MixturePlan& plan, const MixtureBackward& args, int64_t index) {
+BackwardMemory<T> take_backward(Arena& arena, const MixturePlan& plan, const MixtureBackward& args,
+                                int64_t index) {
   const MixtureProblem& problem = args.problem;
   const int64_t groups = ceil_div(problem.rows, kGroup), n = problem.components, dims = problem.dims;
   const int64_t plane = groups * dims * kGroup;
@@ -45,8 +46,8 @@ BackwardMemory<T> take_backward(Arena& arena, const MixturePlan& plan, const Mix
   return memory;
 }
 
-// A result of -inf contributes nothing: its upstream gradient is dropped, and the result becomes +lowest, next to which
-// every density is 0. An infinite coordinate is then taken as 0, lest 0 * inf make a NaN.
+// A result of -inf contributes nothing: its upstream gradient is dropped, and the result becomes +lowest,
+// next to which every density is 0. An infinite coordinate is then taken as 0, lest 0 * inf make a NaN.
 template <class T> bool prepare(T result, T grad, T& result_used, T& grad_used) {
   const bool nothing = result == -Float<T>::infinity;
   result_used = nothing ? -Float<T>::lowest : result;
@@ -54,7 +55,8 @@ template <class T> bool prepare(T result, T grad, T& result_used, T& grad_used) 
   return nothing;
 }
 
-template <class T> void prepare_rows(const BackwardProblem<T>& problem, const Upstream<T>& up, int64_t group) {
+template <class T>
+void prepare_rows(const BackwardProblem<T>& problem, const Upstream<T>& up, int64_t group) {
   const int64_t dims = problem.components.dims;
   pack_rows(problem.value, problem.rows, dims, group, up.rows);
   for (int k = 0; k < kGroup; ++k) {
@@ -63,23 +65,24 @@ template <class T> void prepare_rows(const BackwardProblem<T>& problem, const Up
     bool joint_nothing = false;
     if (up.joint) {
       const int64_t o = group * kGroup + k;
-      joint_nothing = prepare(padding ? -Float<T>::infinity : problem.joint_log2[row], padding ? T(0) : problem.grad_joint[row],
-                              up.joint[o], up.grad_joint[o]);
+      joint_nothing = prepare(padding ? -Float<T>::infinity : problem.joint_log2[row],
+                              padding ? T(0) : problem.grad_joint[row], up.joint[o], up.grad_joint[o]);
     }
     for (int64_t d = 0; d < dims; ++d) {
       const int64_t o = (group * dims + d) * kGroup + k;
       bool nothing = joint_nothing || padding;
       if (up.marginal)
         nothing |= prepare(padding ? -Float<T>::infinity : problem.marginal_log2[row * dims + d],
-                           padding ? T(0) : problem.grad_marginal[row * dims + d], up.marginal[o], up.grad_marginal[o]);
+                           padding ? T(0) : problem.grad_marginal[row * dims + d], up.marginal[o],
+                           up.grad_marginal[o]);
       if (nothing && !(up.rows[o] - up.rows[o] == 0)) up.rows[o] = 0;
     }
   }
 }
 
 template <class T>
-void backward_task(const BackwardProblem<T>& problem, const MixturePlan& plan, BackwardMemory<T>& memory, int64_t task,
-                   BackwardScratch<T>& scratch, Interrupt& interrupt, int thread) {
+void backward_task(const BackwardProblem<T>& problem, const MixturePlan& plan, BackwardMemory<T>& memory,
+                   int64_t task, BackwardScratch<T>& scratch, Interrupt& interrupt, int thread) {
   const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
   const int64_t split = task % plan.splits, block = task / plan.splits;
   const int64_t first_group = block * plan.rows_per_block / kGroup;
@@ -87,20 +90,24 @@ void backward_task(const BackwardProblem<T>& problem, const MixturePlan& plan, B
   const int64_t last = at_most(problem.components.count, (split + 1) * plan.components_per_split);
   T* grad_rows = memory.grad_rows ? memory.grad_rows + split * groups * dims * kGroup : nullptr;
   if (grad_rows)
-    memset(grad_rows + first_group * dims * kGroup, 0, static_cast<size_t>((last_group - first_group) * dims * kGroup) * sizeof(T));
+    memset(grad_rows + first_group * dims * kGroup, 0,
+           static_cast<size_t>((last_group - first_group) * dims * kGroup) * sizeof(T));
   Sink<T>* const sinks[] = {&memory.loc, &memory.scale, &memory.log_weights};
   for (Sink<T>* sink : sinks) open_sink(*sink, task);
 
-  // Responsibilities below this cannot change a sum of that many terms in the working precision, gradients in units of the
-  // components' scales; narrow components keep more.
+  // Responsibilities below this cannot change a sum of that many terms in the working precision, gradients in
+  // units of the components' scales; narrow components keep more.
   const double most_terms = static_cast<double>(at_least(problem.components.count, problem.rows));
   const T negligible = static_cast<T>(-(Float<T>::mantissa_bits + 4 + ::ceil(::log2(most_terms))));
-  const BackwardChunk<T> run = choose_backward_chunk<T>(memory.up.joint, memory.up.marginal, grad_rows,
-                                                        memory.loc.out || memory.scale.out || memory.log_weights.out);
+  const BackwardChunk<T> run =
+      choose_backward_chunk<T>(memory.up.joint, memory.up.marginal, grad_rows,
+                               memory.loc.out || memory.scale.out || memory.log_weights.out);
   const int64_t step = scratch.chunk.capacity * kLanes<T>;
-  for (int64_t first = split * plan.components_per_split; first < last && !interrupted(interrupt, thread); first += step) {
+  for (int64_t first = split * plan.components_per_split; first < last && !interrupted(interrupt, thread);
+       first += step) {
     pack_components(problem.components, first, at_most(step, last - first), scratch.chunk);
-    const T kept_bits = static_cast<T>(at_least_real(0, 0.5 * ::log2(static_cast<double>(highest_precision(scratch.chunk)))));
+    const T kept_bits =
+        static_cast<T>(at_least_real(0, 0.5 * ::log2(static_cast<double>(highest_precision(scratch.chunk)))));
     run(scratch, memory.up, first_group, last_group, negligible - kept_bits, grad_rows);
     put(memory.loc, plan, problem.components, scratch.chunk, scratch.total_first, dims, task);
     put(memory.scale, plan, problem.components, scratch.chunk, scratch.total_second, dims, task);
@@ -109,22 +116,24 @@ void backward_task(const BackwardProblem<T>& problem, const MixturePlan& plan, B
 }
 
 template <class T>
-void finish_rows(const BackwardProblem<T>& problem, const MixturePlan& plan, const T* grad_rows, int64_t group) {
+void finish_rows(const BackwardProblem<T>& problem, const MixturePlan& plan, const T* grad_rows,
+                 int64_t group) {
   const int64_t dims = problem.components.dims, plane = ceil_div(problem.rows, kGroup) * dims * kGroup;
   for (int64_t k = 0; k < at_most(kGroup, problem.rows - group * kGroup); ++k) {
     for (int64_t d = 0; d < dims; ++d) {
       double sum = 0;
       for (int64_t split = 0; split < plan.splits; ++split)
         sum += static_cast<double>(grad_rows[split * plane + (group * dims + d) * kGroup + k]);
-      T& element = problem.grad_value[(group * kGroup + k) * problem.grad_stride_i + d * problem.grad_stride_d];
+      T& element =
+          problem.grad_value[(group * kGroup + k) * problem.grad_stride_i + d * problem.grad_stride_d];
       element = static_cast<T>(kValueGradient * sum) + (problem.add_value ? element : T(0));
     }
   }
 }
 
 template <class T>
-void run_backward(const BackwardProblem<T>& problem, const MixturePlan& plan, BackwardMemory<T> memory, BackwardScratch<T>* scratch,
-                  int threads, Interrupt& interrupt) {
+void run_backward(const BackwardProblem<T>& problem, const MixturePlan& plan, BackwardMemory<T> memory,
+                  BackwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
   const int64_t groups = ceil_div(problem.rows, kGroup), tasks = plan.splits * plan.row_blocks;
   if (tasks == 1) threads = 1;
   const int64_t pieces = 4 * threads;
@@ -139,7 +148,8 @@ void run_backward(const BackwardProblem<T>& problem, const MixturePlan& plan, Ba
     close_sink(memory.loc, plan, piece, pieces);
     close_sink(memory.scale, plan, piece, pieces);
     close_sink(memory.log_weights, plan, piece, pieces);
-    for (int64_t group = piece * groups / pieces; problem.grad_value && group < (piece + 1) * groups / pieces; ++group)
+    for (int64_t group = piece * groups / pieces; problem.grad_value && group < (piece + 1) * groups / pieces;
+         ++group)
       finish_rows(problem, plan, memory.grad_rows, group);
   });
 }

@@ -36,15 +36,15 @@ template <class T> struct ForwardProblem {
 };
 
 template <class T> struct SkipMemory {
-  uint16_t* keys;       // [components]: cells
-  int32_t* order;       // [components]; null where skipping is out of the question
-  int32_t* cell_end;    // [1 + cells]
-  int32_t* place;       // [cells]
-  int32_t* leaf_start;  // [leaves + 1], in terms of the order
+  uint16_t* keys;                 // [components]: cells
+  int32_t* order;                 // [components]; null where skipping is out of the question
+  int32_t* cell_end;              // [1 + cells]
+  int32_t* place;                 // [cells]
+  int32_t* leaf_start;            // [leaves + 1], in terms of the order
   T *loc, *precision, *constant;  // the components, packed leaf by leaf
-  T* boxes;             // [leaves][3 * dims + 1]: lowest and highest loc, lowest precision, highest constant
-  T* probe;             // [kProbePieces][kGroup]
-  T* lower;             // [groups][kGroup]: a lower bound of each row's log-sum-exp, in base 2
+  T* boxes;  // [leaves][3 * dims + 1]: lowest and highest loc, lowest precision, highest constant
+  T* probe;  // [kProbePieces][kGroup]
+  T* lower;  // [groups][kGroup]: a lower bound of each row's log-sum-exp, in base 2
 };
 
 template <class T> struct ForwardMemory {

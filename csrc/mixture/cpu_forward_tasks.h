@@ -8,8 +8,8 @@ namespace {
 
 // The components of one split for the rows of one block.
 template <class T>
-void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, const ForwardMemory<T>& memory, int64_t task,
-                  ForwardScratch<T>& scratch, Interrupt& interrupt, int thread) {
+void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, const ForwardMemory<T>& memory,
+                  int64_t task, ForwardScratch<T>& scratch, Interrupt& interrupt, int thread) {
   const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
   const int64_t split = task % plan.splits, block = task / plan.splits;
   const int64_t first_group = block * plan.rows_per_block / kGroup;
@@ -21,7 +21,8 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
   if (marginal) start<T>(marginal + first_group * dims, (last_group - first_group) * dims);
 
   const int64_t step = scratch.chunk.capacity * kLanes<T>;
-  for (int64_t first = split * plan.components_per_split; first < last && !interrupted(interrupt, thread); first += step) {
+  for (int64_t first = split * plan.components_per_split; first < last && !interrupted(interrupt, thread);
+       first += step) {
     pack_components(problem.components, first, at_most(step, last - first), scratch.chunk);
     for (int64_t group = first_group; group < last_group; ++group) {
       const T* rows = memory.rows + group * dims * kGroup;
@@ -39,7 +40,8 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
 
 // Merges the splits of one group of rows, in their order, into the results.
 template <class T>
-void finish_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, const ForwardMemory<T>& memory, int64_t group) {
+void finish_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, const ForwardMemory<T>& memory,
+                    int64_t group) {
   const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
   const int64_t rows = at_most(kGroup, problem.rows - group * kGroup);
   for (int64_t k = 0; k < rows; ++k) {
@@ -50,7 +52,8 @@ void finish_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, c
       problem.joint_log2[row] = static_cast<T>(log2);
     }
     for (int64_t d = 0; problem.marginal && d < dims; ++d) {
-      const double log2 = log2_of_splits(memory.marginal + group * dims + d, plan.splits, groups * dims, static_cast<int>(k));
+      const double log2 =
+          log2_of_splits(memory.marginal + group * dims + d, plan.splits, groups * dims, static_cast<int>(k));
       problem.marginal[row * dims + d] = static_cast<T>(kLn2 * log2);
       problem.marginal_log2[row * dims + d] = static_cast<T>(log2);
     }
@@ -58,10 +61,11 @@ void finish_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, c
 }
 
 template <class T>
-void run_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, Arena memory_arena, ForwardScratch<T>* scratch,
-                 int threads, Interrupt& interrupt) {
+void run_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, Arena memory_arena,
+                 ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
   const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
-  const ForwardMemory<T> memory = take_forward<T>(memory_arena, plan, problem.rows, problem.components.count, dims, problem.joint, problem.marginal);
+  const ForwardMemory<T> memory = take_forward<T>(memory_arena, plan, problem.rows, problem.components.count,
+                                                  dims, problem.joint, problem.marginal);
   const int64_t tasks = plan.splits * plan.row_blocks;
   if (tasks == 1) threads = 1;
   const int64_t blocks = at_most(groups, 4 * threads);
@@ -74,7 +78,8 @@ void run_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, Aren
   if (skipping) {
     leaves = make_leaves(problem.components, memory.skip, scratch, threads, interrupt);
     parallel_tasks(groups, threads, interrupt, [&](int64_t group, int thread) {
-      bound_group(leaves, memory.rows + group * dims * kGroup, dims, memory.skip, group, scratch[thread].bounds);
+      bound_group(leaves, memory.rows + group * dims * kGroup, dims, memory.skip, group,
+                  scratch[thread].bounds);
     });
   }
   parallel_tasks(tasks, threads, interrupt, [&](int64_t task, int thread) {

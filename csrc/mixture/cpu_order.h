@@ -6,15 +6,16 @@
 namespace pykernels {
 namespace {
 
-// Cuts space into 2^bits cells, one bit after the other, each along the dimension that is then widest in units of its
-// components' scales. Cuts are quantiles of a sample.
+// Cuts space into 2^bits cells, one bit after the other, each along the dimension that is then widest in
+// units of its components' scales. Cuts are quantiles of a sample.
 constexpr int kSample = 256, kMostLevels = 6, kMostCutDims = 64;
 constexpr int kFinerBits = 3;  // more than leaves need: a leaf is as many cells as fit
 
 template <class T> struct Cells {
   int bits;
-  int dim[kMostKeyBits];                      // what each bit halves
-  T cut[kMostKeyBits][1 << (kMostLevels - 1)];  // where, in each of the pieces that earlier bits left of that dimension
+  int dim[kMostKeyBits];  // what each bit halves
+  T cut[kMostKeyBits]
+       [1 << (kMostLevels - 1)];  // where, in each of the pieces that earlier bits left of that dimension
 
   // The cell of a point; earlier bits weigh more.
   uint16_t of(const T* point, int64_t stride) const {
@@ -63,7 +64,8 @@ template <class T> Cells<T> choose_cells(const Components<T>& components) {
       squares += loc * loc;
       scales += static_cast<double>(components.scale.at(j * step, d));
     }
-    const double mean = sum / static_cast<double>(count), variance = squares / static_cast<double>(count) - mean * mean;
+    const double mean = sum / static_cast<double>(count),
+                 variance = squares / static_cast<double>(count) - mean * mean;
     width[d] = variance > 0 ? ::sqrt(variance) * static_cast<double>(count) / scales : 0;
   }
   while (cells.bits < kMostKeyBits && (kLeaf << cells.bits) < (components.count << kFinerBits)) {
@@ -74,7 +76,8 @@ template <class T> Cells<T> choose_cells(const Components<T>& components) {
     for (int64_t j = 0; j < count; ++j) sample[j] = components.loc.at(j * step, widest);
     sort_ascending(sample, static_cast<int>(count));
     const int64_t pieces = int64_t(2) << level[widest];
-    for (int64_t piece = 1; piece < pieces; piece += 2) cells.cut[cells.bits][piece / 2] = sample[piece * count / pieces];
+    for (int64_t piece = 1; piece < pieces; piece += 2)
+      cells.cut[cells.bits][piece / 2] = sample[piece * count / pieces];
     cells.dim[cells.bits++] = static_cast<int>(widest);
     ++level[widest];
     width[widest] /= 2;
@@ -82,11 +85,12 @@ template <class T> Cells<T> choose_cells(const Components<T>& components) {
   return cells;
 }
 
-// Sorts components by cell, those of one cell in their own order, and cuts the sequence into leaves of at most kLeaf
-// components: the largest boxes of the tree that the bits make, or pieces of a single cell (and, should the tree be so
-// lopsided that memory for leaves runs out, pieces of what is left). Returns how many.
+// Sorts components by cell, those of one cell in their own order, and cuts the sequence into leaves of at
+// most kLeaf components: the largest boxes of the tree that the bits make, or pieces of a single cell (and,
+// should the tree be so lopsided that memory for leaves runs out, pieces of what is left). Returns how many.
 template <class T>
-int64_t order_components(const Components<T>& components, const SkipMemory<T>& memory, int threads, Interrupt& interrupt) {
+int64_t order_components(const Components<T>& components, const SkipMemory<T>& memory, int threads,
+                         Interrupt& interrupt) {
   const Cells<T> cells = choose_cells(components);
   const int64_t n = components.count, pieces = at_most(n, 4 * threads), count = int64_t(1) << cells.bits;
   parallel_tasks(pieces, threads, interrupt, [&](int64_t piece, int) {
@@ -94,7 +98,7 @@ int64_t order_components(const Components<T>& components, const SkipMemory<T>& m
       memory.keys[i] = cells.of(components.loc.data + i * components.loc.stride_i, components.loc.stride_d);
   });
   if (__atomic_load_n(&interrupt.raised, __ATOMIC_RELAXED)) return 0;  // some keys were never set
-  int32_t* const end = memory.cell_end + 1;  // end[cell], and end[-1] = 0
+  int32_t* const end = memory.cell_end + 1;                            // end[cell], and end[-1] = 0
   memset(memory.cell_end, 0, static_cast<size_t>(count + 1) * sizeof(int32_t));
   for (int64_t i = 0; i < n; ++i) ++end[memory.keys[i]];
   for (int64_t cell = 0; cell < count; ++cell) end[cell] += end[cell - 1];
@@ -108,7 +112,8 @@ int64_t order_components(const Components<T>& components, const SkipMemory<T>& m
     while (width > 1 && end[cell + width - 1] - end[cell - 1] > kLeaf) width /= 2;
     if (leaves + ceil_div(n - end[cell - 1], kLeaf) + 1 >= most_leaves(n)) width = count - cell;
     const int64_t last = end[cell + width - 1];
-    for (int64_t first = end[cell - 1]; first < last; first += kLeaf) memory.leaf_start[leaves++] = static_cast<int32_t>(first);
+    for (int64_t first = end[cell - 1]; first < last; first += kLeaf)
+      memory.leaf_start[leaves++] = static_cast<int32_t>(first);
     cell += width;
   }
   memory.leaf_start[leaves] = static_cast<int32_t>(n);

@@ -1,4 +1,5 @@
-// Components and rows in the layout that the hot loops read: lanes across components, kGroup rows side by side.
+// Components and rows in the layout that the hot loops read: lanes across components, kGroup rows side by
+// side.
 #pragma once
 
 #include <math.h>
@@ -28,15 +29,16 @@ template <class T> struct Components {
   int64_t index(int64_t i) const { return order ? order[i] : i; }
 };
 
-// Vectors of components, each array [vectors][dims][lanes] or [vectors][lanes]. A lane that holds no component, or an absent
-// one, has loc = 0, scale = 1 and a constant of -inf: its density is 0 and its gradient finite.
+// Vectors of components, each array [vectors][dims][lanes] or [vectors][lanes]. A lane that holds no
+// component, or an absent one, has loc = 0, scale = 1 and a constant of -inf: its density is 0 and its
+// gradient finite.
 template <class T> struct Chunk {
-  int64_t capacity;       // in vectors
-  int64_t first, count;   // components held
+  int64_t capacity;      // in vectors
+  int64_t first, count;  // components held
   int64_t vectors, dims;
   T *loc, *scale, *precision;  // precision = log2(e) / (2 scale^2)
-  T *constant;                 // log2 of weight and normaliser
-  T *marginal_constant;        // the same of each dimension; null unless marginals are asked for
+  T* constant;                 // log2 of weight and normaliser
+  T* marginal_constant;        // the same of each dimension; null unless marginals are asked for
 };
 
 constexpr int64_t kMostVectors = 32;
@@ -60,14 +62,17 @@ template <class T> Chunk<T> take_chunk(Arena& arena, int64_t dims, int64_t capac
 }
 
 template <class T> bool absent(const Components<T>& components, int64_t i) {
-  return components.log_weights.present() && components.log_weights.at(components.index(i), 0) == -Float<T>::infinity;
+  return components.log_weights.present() &&
+         components.log_weights.at(components.index(i), 0) == -Float<T>::infinity;
 }
 
-// Turns the scales of one vector of components into precisions and normalisers. Logarithms are expensive: the scales are
-// multiplied, with their exponents taken out and added up after every third, and one logarithm is taken of the product.
+// Turns the scales of one vector of components into precisions and normalisers. Logarithms are expensive: the
+// scales are multiplied, with their exponents taken out and added up after every third, and one logarithm is
+// taken of the product.
 //
-// log2_weight comes in double, and what is large and known (the weight, the normaliser's constant, the exponents) is put
-// together before anything is rounded to T: constants of some hundred bits would else cost digits of every density.
+// log2_weight comes in double, and what is large and known (the weight, the normaliser's constant, the
+// exponents) is put together before anything is rounded to T: constants of some hundred bits would else cost
+// digits of every density.
 template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, const double* log2_weight) {
   const int64_t dims = chunk.dims, at = v * dims * kLanes<T>;
   Vector<T> joint_offset, marginal_offset;
@@ -96,8 +101,7 @@ template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, const doubl
     for (int64_t d = 0; d < dims; ++d) {
       Vector<T> mantissa = load(chunk.scale + at + d * kLanes<T>);
       const Vector<T> e = split_exponent<T>(mantissa);
-      store(chunk.marginal_constant + at + d * kLanes<T>,
-            (marginal_offset - e) - log2_mantissa<T>(mantissa));
+      store(chunk.marginal_constant + at + d * kLanes<T>, (marginal_offset - e) - log2_mantissa<T>(mantissa));
     }
   }
   if (__builtin_expect(awkward != 0, 0)) {
@@ -106,8 +110,10 @@ template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, const doubl
       for (int64_t d = 0; d < dims; ++d) {
         const int64_t o = at + d * kLanes<T> + lane;
         const double log2_scale_d = ::log2(static_cast<double>(chunk.scale[o]));
-        // A scale so small that its precision overflows: close enough, where infinity times a difference of 0 would be NaN.
-        if (chunk.scale[o] > 0 && chunk.precision[o] > -Float<T>::lowest) chunk.precision[o] = -Float<T>::lowest / 2;
+        // A scale so small that its precision overflows: close enough, where infinity times a difference of 0
+        // would be NaN.
+        if (chunk.scale[o] > 0 && chunk.precision[o] > -Float<T>::lowest)
+          chunk.precision[o] = -Float<T>::lowest / 2;
         total += log2_scale_d;
         if (chunk.marginal_constant)
           chunk.marginal_constant[o] = static_cast<T>(log2_weight[lane] - log2_scale_d - kHalfLog2TwoPi);
@@ -118,22 +124,27 @@ template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, const doubl
   store(chunk.constant + v * kLanes<T>, constant);
 }
 
-// Components first, first + 1, .. as lanes: lanes[d][lane], for `count` <= kLanes of them. Where dims is not a multiple of
-// four the last block of four overlaps the one before.
+// Components first, first + 1, .. as lanes: lanes[d][lane], for `count` <= kLanes of them. Where dims is not
+// a multiple of four the last block of four overlaps the one before.
 template <class T>
-void gather_lanes(const Components<T>& components, const View<T>& tensor, int64_t first, int64_t count, T* lanes) {
+void gather_lanes(const Components<T>& components, const View<T>& tensor, int64_t first, int64_t count,
+                  T* lanes) {
   const int64_t dims = components.dims, quads = tensor.stride_d == 1 && dims >= 4 ? count / 4 * 4 : 0;
   for (int64_t lane = 0; lane < quads; lane += 4) {
     const T* from[4];
     for (int j = 0; j < 4; ++j) {
       from[j] = tensor.data + components.index(first + lane + j) * tensor.stride_i;
       // Out of order, the hardware does not see the next ones coming.
-      if (components.order) __builtin_prefetch(tensor.data + components.index(at_most(first + lane + j + 16, components.count - 1)) * tensor.stride_i);
+      if (components.order)
+        __builtin_prefetch(tensor.data +
+                           components.index(at_most(first + lane + j + 16, components.count - 1)) *
+                               tensor.stride_i);
     }
     for (int64_t block = 0; block < dims; block += 4) {
       const int64_t d = at_most(block, dims - 4);
       T* const to = lanes + d * kLanes<T> + lane;
-      transpose4<T>({from[0] + d, from[1] + d, from[2] + d, from[3] + d}, {to, to + kLanes<T>, to + 2 * kLanes<T>, to + 3 * kLanes<T>});
+      transpose4<T>({from[0] + d, from[1] + d, from[2] + d, from[3] + d},
+                    {to, to + kLanes<T>, to + 2 * kLanes<T>, to + 3 * kLanes<T>});
     }
   }
   for (int64_t lane = quads; lane < count; ++lane) {
@@ -142,7 +153,8 @@ void gather_lanes(const Components<T>& components, const View<T>& tensor, int64_
   }
 }
 
-template <class T> void pack_components(const Components<T>& components, int64_t first, int64_t count, Chunk<T>& chunk) {
+template <class T>
+void pack_components(const Components<T>& components, int64_t first, int64_t count, Chunk<T>& chunk) {
   const int64_t dims = chunk.dims;
   chunk.first = first;
   chunk.count = count;
@@ -164,7 +176,9 @@ template <class T> void pack_components(const Components<T>& components, int64_t
         }
         log2_weight[lane] = -Float<double>::infinity;
       } else if (components.log_weights.present()) {
-        log2_weight[lane] = static_cast<double>(components.log_weights.at(components.index(first + start + lane), 0)) * kLog2E;
+        log2_weight[lane] =
+            static_cast<double>(components.log_weights.at(components.index(first + start + lane), 0)) *
+            kLog2E;
       } else {
         log2_weight[lane] = uniform;
       }
@@ -183,7 +197,8 @@ template <class T> T highest_precision(const Chunk<T>& chunk) {
 }
 
 // Rows as [groups][dims][kGroup]; the last group is filled up with copies of the last row.
-template <class T> void pack_rows(const View<T>& value, int64_t rows, int64_t dims, int64_t group, T* packed) {
+template <class T>
+void pack_rows(const View<T>& value, int64_t rows, int64_t dims, int64_t group, T* packed) {
   for (int k = 0; k < kGroup; ++k) {
     const int64_t row = at_most(group * kGroup + k, rows - 1);
     for (int64_t d = 0; d < dims; ++d) packed[(group * dims + d) * kGroup + k] = value.at(row, d);
@@ -194,7 +209,8 @@ template <class T> void pack_rows(const View<T>& value, int64_t rows, int64_t di
 constexpr int64_t kSummedDims = 32;
 
 template <class T>
-PYKERNELS_INLINE void sum_of_dims(const T* loc, const T* precision, const T* rows, int64_t first, int64_t last, Vector<T> (&sum)[kGroup]) {
+PYKERNELS_INLINE void sum_of_dims(const T* loc, const T* precision, const T* rows, int64_t first,
+                                  int64_t last, Vector<T> (&sum)[kGroup]) {
 #pragma GCC unroll 8
   for (int k = 0; k < kGroup; ++k) sum[k] = Vector<T>{};
   for (int64_t d = first; d < last; ++d) {
@@ -206,7 +222,8 @@ PYKERNELS_INLINE void sum_of_dims(const T* loc, const T* precision, const T* row
 
 // Adds the dimensions after the first block. Not inlined: it would cost registers where there are none.
 template <class T>
-__attribute__((noinline)) void add_further_dims(const T* loc, const T* precision, const T* rows, int64_t dims, Vector<T> (&squared)[kGroup]) {
+__attribute__((noinline)) void add_further_dims(const T* loc, const T* precision, const T* rows, int64_t dims,
+                                                Vector<T> (&squared)[kGroup]) {
   for (int64_t first = kSummedDims; first < dims; first += kSummedDims) {
     Vector<T> block[kGroup];
     sum_of_dims(loc, precision, rows, first, at_most(dims, first + kSummedDims), block);
@@ -217,7 +234,8 @@ __attribute__((noinline)) void add_further_dims(const T* loc, const T* precision
 
 // squared[k] = sum_d precision_d (loc_d - row_kd)^2 for the components of vector v.
 template <class T>
-PYKERNELS_INLINE void squared_distances(const Chunk<T>& chunk, int64_t v, const T* rows, Vector<T> (&squared)[kGroup]) {
+PYKERNELS_INLINE void squared_distances(const Chunk<T>& chunk, int64_t v, const T* rows,
+                                        Vector<T> (&squared)[kGroup]) {
   const T* loc = chunk.loc + v * chunk.dims * kLanes<T>;
   const T* precision = chunk.precision + v * chunk.dims * kLanes<T>;
   sum_of_dims(loc, precision, rows, 0, at_most(chunk.dims, kSummedDims), squared);

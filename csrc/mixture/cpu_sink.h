@@ -1,5 +1,5 @@
-// Where the gradients of components go: straight to the output where one task alone writes an element, else through partial
-// results that are summed in the order of the tasks.
+// Where the gradients of components go: straight to the output where one task alone writes an element, else
+// through partial results that are summed in the order of the tasks.
 #pragma once
 
 #include "mixture/cpu_pack.h"
@@ -18,8 +18,8 @@ template <class T> struct Sink {
 
 // `dims` is 1 for log-weights.
 template <class T>
-Sink<T> take_sink(Arena& arena, const MixturePlan& plan, const BatchShape& batch, const StridedTensor& tensor, int64_t index,
-                  int64_t components, int64_t dims) {
+Sink<T> take_sink(Arena& arena, const MixturePlan& plan, const BatchShape& batch, const StridedTensor& tensor,
+                  int64_t index, int64_t components, int64_t dims) {
   Sink<T> sink{};
   if (!tensor.data) return sink;
   sink.out = static_cast<T*>(tensor.data) + batch_offset(batch, tensor, index);
@@ -42,14 +42,15 @@ template <class T> void open_sink(Sink<T>& sink, int64_t task) {
 
 // Takes the gradients of one chunk, [vectors][dims][lanes].
 template <class T>
-void put(const Sink<T>& sink, const MixturePlan& plan, const Components<T>& components, const Chunk<T>& chunk, const T* gradient,
-         int64_t dims, int64_t task) {
+void put(const Sink<T>& sink, const MixturePlan& plan, const Components<T>& components, const Chunk<T>& chunk,
+         const T* gradient, int64_t dims, int64_t task) {
   if (!sink.out) return;
   T* out = sink.partial ? sink.partial + task / plan.splits * sink.components * sink.dims : sink.out;
   const int64_t stride_i = sink.partial ? sink.dims : sink.stride_i;
   const int64_t stride_d = sink.partial ? (sink.dims > 1) : sink.stride_d;
   const bool add = sink.add && !sink.partial;
-  const bool plain = !sink.total && sink.dims == dims && stride_d == 1 && !add && !components.log_weights.present();
+  const bool plain =
+      !sink.total && sink.dims == dims && stride_d == 1 && !add && !components.log_weights.present();
   const int64_t quads = plain && dims >= 4 && kLanes<T> >= 4 ? chunk.count / 4 * 4 : 0;
   for (int64_t j = 0; j < quads; j += 4) {
     const T* lane = gradient + j / kLanes<T> * dims * kLanes<T> + j % kLanes<T>;
@@ -57,7 +58,8 @@ void put(const Sink<T>& sink, const MixturePlan& plan, const Components<T>& comp
       const int64_t d = at_most(block, dims - 4);
       const T* const from = lane + d * kLanes<T>;
       T* const to = out + (chunk.first + j) * stride_i + d;
-      transpose4<T>({from, from + kLanes<T>, from + 2 * kLanes<T>, from + 3 * kLanes<T>}, {to, to + stride_i, to + 2 * stride_i, to + 3 * stride_i});
+      transpose4<T>({from, from + kLanes<T>, from + 2 * kLanes<T>, from + 3 * kLanes<T>},
+                    {to, to + stride_i, to + 2 * stride_i, to + 3 * stride_i});
     }
   }
   for (int64_t j = quads; j < chunk.count; ++j) {
@@ -82,7 +84,8 @@ void put(const Sink<T>& sink, const MixturePlan& plan, const Components<T>& comp
 }
 
 // Sums partial results; called once for each of `pieces` pieces, after all tasks.
-template <class T> void close_sink(const Sink<T>& sink, const MixturePlan& plan, int64_t piece, int64_t pieces) {
+template <class T>
+void close_sink(const Sink<T>& sink, const MixturePlan& plan, int64_t piece, int64_t pieces) {
   if (!sink.partial && !sink.total) return;
   const int64_t copies = sink.total ? plan.splits * plan.row_blocks : plan.row_blocks;
   const int64_t stride = sink.components * sink.dims;

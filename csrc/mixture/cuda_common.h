@@ -1,9 +1,10 @@
-// What the CUDA kernels of this room share: reading the problem, the pair formula in standardised form, and the running
-// sum of exponentials.
+// What the CUDA kernels of this room share: reading the problem, the pair formula in standardised form, and
+// the running sum of exponentials.
 //
-// With s = sqrt(log2(e)/2) / sigma the density of one dimension is  log2 N = log2(s) + kLog2Unit - t^2,  t = (z - m) s.
-// Multiplied out, t = z s - m s takes one fused instruction instead of two, but carries the rounding of m s. So each tile
-// of components is looked at as it is read: only where every |m s| is small does its loop use the multiplied-out form.
+// With s = sqrt(log2(e)/2) / sigma the density of one dimension is  log2 N = log2(s) + kLog2Unit - t^2,  t =
+// (z - m) s. Multiplied out, t = z s - m s takes one fused instruction instead of two, but carries the
+// rounding of m s. So each tile of components is looked at as it is read: only where every |m s| is small
+// does its loop use the multiplied-out form.
 #pragma once
 
 #include <cstring>
@@ -28,8 +29,8 @@ template <> struct Limits<double> {
   static constexpr double kSafeProduct = 4096;  // and here by 5e-13
 };
 
-constexpr double kRootHalfLog2E = 0.84932180028801904272;   // sqrt(log2(e) / 2)
-constexpr double kLog2Unit = -1.0901312512086082;             // -log2(kRootHalfLog2E) - log2(2 pi) / 2
+constexpr double kRootHalfLog2E = 0.84932180028801904272;  // sqrt(log2(e) / 2)
+constexpr double kLog2Unit = -1.0901312512086082;          // -log2(kRootHalfLog2E) - log2(2 pi) / 2
 constexpr double kTwiceLn2 = 1.38629436111989061883;
 
 // A part of a tensor that belongs to one batch element.
@@ -61,7 +62,8 @@ template <class T> struct Element {
 };
 
 template <class T> PYKERNELS_DEVICE Element<T> element_of(const MixtureProblem& problem, uint32_t index) {
-  const StridedTensor &value = problem.value, &loc = problem.loc, &scale = problem.scale, &weights = problem.log_weights;
+  const StridedTensor &value = problem.value, &loc = problem.loc, &scale = problem.scale,
+                      &weights = problem.log_weights;
   int64_t of_value = 0, of_loc = 0, of_scale = 0, of_weights = 0;
   const int rank = problem.batch.ndim;
   PYKERNELS_UNROLL_BY(1)
@@ -103,8 +105,8 @@ template <class T> struct Standard {
   T s, m;
 };
 
-// A component in one dimension. An absent one stands at 0 with s = 1: its log-weight keeps it out, whatever its loc and
-// scale are, and wherever the value is.
+// A component in one dimension. An absent one stands at 0 with s = 1: its log-weight keeps it out, whatever
+// its loc and scale are, and wherever the value is.
 template <class T> PYKERNELS_DEVICE Standard<T> standard(T loc, T scale, bool absent) {
   if (absent) return {1, 0};
   T s = static_cast<T>(kRootHalfLog2E) / scale;
@@ -174,7 +176,8 @@ template <class T> PYKERNELS_DEVICE void multiply(LogProduct<T>& product, T fact
   memcpy(&bits, &product.mantissa, sizeof bits);
   const int exponent = static_cast<int>(bits >> kMantissa) & kMost;
   if (exponent == 0 || exponent == kMost) return;
-  constexpr Bits kOne = static_cast<Bits>(kMost / 2) << kMantissa, kRest = (static_cast<Bits>(1) << kMantissa) - 1;
+  constexpr Bits kOne = static_cast<Bits>(kMost / 2) << kMantissa,
+                 kRest = (static_cast<Bits>(1) << kMantissa) - 1;
   bits = (bits & kRest) | kOne;
   memcpy(&product.mantissa, &bits, sizeof bits);
   product.exponent += exponent - kMost / 2;

@@ -1,10 +1,11 @@
-// Sums over the rows from which the gradients of loc, scale and log-weights follow, for few dimensions: a thread owns some
-// components, the rows pass by in tiles of shared memory. With r = gradient of the row times 2^(log2 density - log2 q):
+// Sums over the rows from which the gradients of loc, scale and log-weights follow, for few dimensions: a
+// thread owns some components, the rows pass by in tiles of shared memory. With r = gradient of the row times
+// 2^(log2 density - log2 q):
 //
 //   first = sum r t,    second = sum r t^2,    mass = sum r.
 //
-// The arithmetic is the forward pass's, step by step and form by form: where one component outweighs all others, its
-// exponent is then 0 exactly, whatever the rounding on the way there.
+// The arithmetic is the forward pass's, step by step and form by form: where one component outweighs all
+// others, its exponent is then 0 exactly, whatever the rounding on the way there.
 #pragma once
 
 #include "mixture/cuda_forward.h"
@@ -18,7 +19,8 @@ template <class T, int D> struct RowRecord {
   static constexpr int kSize = kPadded + kLane;
 };
 
-// A row without density (-inf) is out of every component's reach and may stand at infinity: it counts for nothing.
+// A row without density (-inf) is out of every component's reach and may stand at infinity: it counts for
+// nothing.
 template <class T> struct RowTerms {
   bool counts;
   T minus_log2, gradient;
@@ -58,7 +60,8 @@ template <class T, int D, int many> struct ComponentSums {
 
 // Reads the thread's components from `first` on; says whether the warp has to use the accurate form.
 template <class T, int D, int many>
-PYKERNELS_DEVICE bool load_own(const Components<T>& components, int64_t first, ComponentSums<T, D, many>& own) {
+PYKERNELS_DEVICE bool load_own(const Components<T>& components, int64_t first,
+                               ComponentSums<T, D, many>& own) {
   bool inaccurate = false;
   PYKERNELS_UNROLL
   for (int k = 0; k < many; ++k) {
@@ -124,11 +127,12 @@ PYKERNELS_DEVICE void add_row(const T* record, ComponentSums<T, D, many>& own) {
   }
 }
 
-// Sums of one split of the rows: [elements, splits, 2 dims + 1, components], first and second by dimension, then the mass.
+// Sums of one split of the rows: [elements, splits, 2 dims + 1, components], first and second by dimension,
+// then the mass.
 template <class T, int D>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 && D <= 10 ? 4 : 2)
-    joint_component_sums(PYKERNELS_PARAMETER MixtureProblem problem, const T* joint_log2, const T* grad_joint, T* sums,
-                         int64_t tiles_per_split, uint32_t first_element) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 && D <= 10 ? 4 : 2) joint_component_sums(
+    PYKERNELS_PARAMETER MixtureProblem problem, const T* joint_log2, const T* grad_joint, T* sums,
+    int64_t tiles_per_split, uint32_t first_element) {
   constexpr int many = kOwnComponents<T>;
   PYKERNELS_SHARED(T, records);
   const int thread = static_cast<int>(threadIdx.x);

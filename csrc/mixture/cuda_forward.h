@@ -1,6 +1,7 @@
-// The joint density for few dimensions: a thread owns some rows and holds them in registers; the components pass by in
-// tiles of shared memory, every thread reading the same one at a time. A block turns the components of a tile into the
-// form its loop wants as it reads them, which costs each tile a few percent and saves a launch and its memory.
+// The joint density for few dimensions: a thread owns some rows and holds them in registers; the components
+// pass by in tiles of shared memory, every thread reading the same one at a time. A block turns the
+// components of a tile into the form its loop wants as it reads them, which costs each tile a few percent and
+// saves a launch and its memory.
 #pragma once
 
 #include "mixture/cuda_common.h"
@@ -20,14 +21,16 @@ template <class T, int D, bool slopes> constexpr int joint_blocks() {
   return slopes ? 2 : sizeof(T) == 4 ? (D <= 10 ? 4 : 3) : D <= 6 ? 3 : 2;
 }
 
-// One component in shared memory: s, then m (or m s), then its log-weight with all that does not depend on the value.
+// One component in shared memory: s, then m (or m s), then its log-weight with all that does not depend on
+// the value.
 template <class T, int D> struct Record {
   static constexpr int kLane = Quad<T>::kCount;
   static constexpr int kPadded = (D + kLane - 1) / kLane * kLane;
   static constexpr int kSize = 2 * kPadded + kLane;
 };
 
-// Where the densities go: the results themselves, or, if several blocks share a row, their parts for `merge_rows`.
+// Where the densities go: the results themselves, or, if several blocks share a row, their parts for
+// `merge_joint`.
 template <class T> struct JointOutput {
   T *joint, *joint_log2;
   T* slope;         // d joint / d value [*batch, rows, dims]; null: not asked for
@@ -77,7 +80,8 @@ PYKERNELS_DEVICE bool load_records(const Components<T>& components, int64_t firs
   const bool accurate = __syncthreads_or(inaccurate);
   PYKERNELS_UNROLL
   for (int step = 1; step < kShare<T>; step *= 2)
-    join(product, {__shfl_xor_sync(kWholeWarp, product.mantissa, step), __shfl_xor_sync(kWholeWarp, product.exponent, step)});
+    join(product, {__shfl_xor_sync(kWholeWarp, product.mantissa, step),
+                   __shfl_xor_sync(kWholeWarp, product.exponent, step)});
   if (real) {
     PYKERNELS_UNROLL_BY(1)
     for (int d = part; !accurate && d < D; d += kShare<T>) record[R::kPadded + d] *= record[d];
@@ -154,8 +158,9 @@ PYKERNELS_DEVICE void add_tile(const T* records, int count, RowSums<T, D, rows, 
 
 // Grid: blocks of rows, splits of the components, batch elements from `first_element` on.
 template <class T, int D, int rows, bool slopes>
-__global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>()))
-    forward_joint(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER JointOutput<T> out, int64_t tiles_per_split, uint32_t first_element) {
+__global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>())) forward_joint(
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER JointOutput<T> out,
+    int64_t tiles_per_split, uint32_t first_element) {
   PYKERNELS_SHARED(T, records);
   const int thread = static_cast<int>(threadIdx.x);
   const uint32_t local_element = blockIdx.z, element = first_element + local_element;
@@ -212,10 +217,12 @@ __global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>()))
   }
 }
 
-// Puts the parts of each row together, a warp for a row: lanes take the splits in turn, a fixed tree joins the lanes.
+// Puts the parts of each row together, a warp for a row: lanes take the splits in turn, a fixed tree joins
+// the lanes.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    merge_joint(PYKERNELS_PARAMETER JointOutput<T> out, int64_t rows, int dims, int splits, int64_t elements, uint32_t first_element) {
+__global__ void __launch_bounds__(kThreads) merge_joint(PYKERNELS_PARAMETER JointOutput<T> out, int64_t rows,
+                                                        int dims, int splits, int64_t elements,
+                                                        uint32_t first_element) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   const int64_t local = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + thread / 32;
   const bool real = local < elements * rows;
@@ -223,7 +230,8 @@ __global__ void __launch_bounds__(kThreads)
   ExpSum<T> sum = empty_sum<T>();
   for (int split = lane; real && split < splits; split += 32) sum = merge(sum, out.part[part + split * rows]);
   for (int step = 16; step > 0; step /= 2)
-    sum = merge(sum, {__shfl_xor_sync(kWholeWarp, sum.top, step), __shfl_xor_sync(kWholeWarp, sum.mass, step)});
+    sum =
+        merge(sum, {__shfl_xor_sync(kWholeWarp, sum.top, step), __shfl_xor_sync(kWholeWarp, sum.mass, step)});
   if (!real) return;
   const int64_t whole = first_element * rows + local;
   if (lane == 0) write_joint(out, whole, sum);

@@ -2,8 +2,8 @@
 //
 //   d/d loc = 2 ln2 s first,    d/d scale = (2 ln2 second - mass) / sigma,    d/d log_weights = mass,
 //
-// each in its input's own shape: where that was broadcast, the gradients are first laid down per component and dimension
-// and then summed, in a fixed order.
+// each in its input's own shape: where that was broadcast, the gradients are first laid down per component
+// and dimension and then summed, in a fixed order.
 #pragma once
 
 #include "mixture/cuda_common.h"
@@ -36,9 +36,10 @@ PYKERNELS_DEVICE void write_gradient(const GradientOutput<T>& out, const BatchSh
 
 // A thread for each component and dimension.
 template <class T>
-__global__ void __launch_bounds__(kFinishThreads)
-    finish_gradients(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER GradientSums<T> sums, PYKERNELS_PARAMETER GradientOutput<T> loc, PYKERNELS_PARAMETER GradientOutput<T> scale,
-                     PYKERNELS_PARAMETER GradientOutput<T> log_weights, int64_t elements, uint32_t first_element) {
+__global__ void __launch_bounds__(kFinishThreads) finish_gradients(
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER GradientSums<T> sums,
+    PYKERNELS_PARAMETER GradientOutput<T> loc, PYKERNELS_PARAMETER GradientOutput<T> scale,
+    PYKERNELS_PARAMETER GradientOutput<T> log_weights, int64_t elements, uint32_t first_element) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kFinishThreads + threadIdx.x;
   const int64_t count = problem.components, dims = problem.dims, plane = count * dims;
   if (index >= elements * plane) return;
@@ -71,19 +72,20 @@ __global__ void __launch_bounds__(kFinishThreads)
 }
 
 template <class T>
-PYKERNELS_DEVICE void write_total(const MixtureProblem& problem, const StridedTensor& tensor, uint32_t element,
-                                  int64_t i, int64_t d, double total) {
+PYKERNELS_DEVICE void write_total(const MixtureProblem& problem, const StridedTensor& tensor,
+                                  uint32_t element, int64_t i, int64_t d, double total) {
   const Matrix<T> matrix = matrix_of<T>(problem.batch, tensor, element);
   T& target = at(matrix, i, d);
   target = static_cast<T>(seen_before(problem.batch, tensor, element) ? target + total : total);
 }
 
-// Sums over what was broadcast, where each component keeps a gradient of its own: a thread for each. Batch elements that
-// share it follow one another.
+// Sums over what was broadcast, where each component keeps a gradient of its own: a thread for each. Batch
+// elements that share it follow one another.
 template <class T>
-__global__ void __launch_bounds__(kFinishThreads)
-    sum_dims(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER GradientOutput<T> out, int dims, bool keep_dims, int64_t elements,
-             uint32_t first_element) {
+__global__ void __launch_bounds__(kFinishThreads) sum_dims(PYKERNELS_PARAMETER MixtureProblem problem,
+                                                           PYKERNELS_PARAMETER GradientOutput<T> out,
+                                                           int dims, bool keep_dims, int64_t elements,
+                                                           uint32_t first_element) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kFinishThreads + threadIdx.x;
   const int64_t count = problem.components;
   if (index >= count * (keep_dims ? dims : 1)) return;
@@ -97,9 +99,10 @@ __global__ void __launch_bounds__(kFinishThreads)
 
 // The same where one gradient serves all components: a block for each dimension, or one for all.
 template <class T>
-__global__ void __launch_bounds__(kFinishThreads)
-    sum_components(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER GradientOutput<T> out, int dims, bool keep_dims, int64_t elements,
-                   uint32_t first_element) {
+__global__ void __launch_bounds__(kFinishThreads) sum_components(PYKERNELS_PARAMETER MixtureProblem problem,
+                                                                 PYKERNELS_PARAMETER GradientOutput<T> out,
+                                                                 int dims, bool keep_dims, int64_t elements,
+                                                                 uint32_t first_element) {
   PYKERNELS_SHARED(double, totals);
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t d = blockIdx.x, count = problem.components, summed = keep_dims ? count : dims * count;

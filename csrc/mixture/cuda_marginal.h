@@ -1,6 +1,7 @@
-// The marginal densities and their gradients. Each dimension of each row has a sum of its own, so exponentials outnumber
-// everything else. A block takes up to kMaxDims neighbouring dimensions; a thread owns one of them, for some rows in the
-// forward pass and for some components in the backward pass, and the other side passes by in shared memory.
+// The marginal densities and their gradients. Each dimension of each row has a sum of its own, so
+// exponentials outnumber everything else. A block takes up to kMaxDims neighbouring dimensions; a thread owns
+// one of them, for some rows in the forward pass and for some components in the backward pass, and the other
+// side passes by in shared memory.
 #pragma once
 
 #include "mixture/cuda_pack.h"
@@ -35,7 +36,8 @@ PYKERNELS_DEVICE MarginalPlace marginal_place(int dims, int width, int dim_block
   return place;
 }
 
-template <class T> PYKERNELS_DEVICE void write_marginal(const MarginalOutput<T>& out, int64_t index, ExpSum<T> sum) {
+template <class T>
+PYKERNELS_DEVICE void write_marginal(const MarginalOutput<T>& out, int64_t index, ExpSum<T> sum) {
   const T log2 = log2_of(sum);
   out.marginal_log2[index] = log2;
   out.marginal[index] = static_cast<T>(kLn2) * log2;
@@ -43,8 +45,8 @@ template <class T> PYKERNELS_DEVICE void write_marginal(const MarginalOutput<T>&
 
 // Copies a tile of `count` components to three arrays of [kMarginalTile, dims].
 template <class T>
-PYKERNELS_DEVICE void load_marginal_tile(const PackedMarginals<T>& packed, int64_t block, int64_t first, int count,
-                                         int thread, T* s, T* m, T* constant) {
+PYKERNELS_DEVICE void load_marginal_tile(const PackedMarginals<T>& packed, int64_t block, int64_t first,
+                                         int count, int thread, T* s, T* m, T* constant) {
   constexpr int kLane = Quad<T>::kCount;
   const int64_t source = (block * packed.count + first) * packed.dims;
   for (int k = thread * kLane; k < count * packed.dims; k += kMarginalThreads * kLane) {
@@ -86,8 +88,9 @@ PYKERNELS_DEVICE void add_marginals(const T* s, const T* m, const T* constant, i
 }
 
 template <class T, int rows, bool slopes>
-PYKERNELS_DEVICE void add_marginal_tile(const T* s, const T* m, const T* constant, int count, int column, int stride,
-                                        const T (&z)[rows], ExpSum<T> (&sum)[rows], T (&slope)[rows]) {
+PYKERNELS_DEVICE void add_marginal_tile(const T* s, const T* m, const T* constant, int count, int column,
+                                        int stride, const T (&z)[rows], ExpSum<T> (&sum)[rows],
+                                        T (&slope)[rows]) {
   constexpr int kMany = slopes ? 4 : 8;
   int k = column, left = count;
   PYKERNELS_UNROLL_BY(1)
@@ -100,9 +103,9 @@ PYKERNELS_DEVICE void add_marginal_tile(const T* s, const T* m, const T* constan
 
 // The z of the grid counts blocks of dimensions, of each batch element.
 template <class T, int rows, bool slopes>
-__global__ void __launch_bounds__(kMarginalThreads)
-    forward_marginal(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedMarginals<T> packed,
-                     PYKERNELS_PARAMETER MarginalOutput<T> out, int64_t tiles_per_split, uint32_t first_element) {
+__global__ void __launch_bounds__(kMarginalThreads) forward_marginal(
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedMarginals<T> packed,
+    PYKERNELS_PARAMETER MarginalOutput<T> out, int64_t tiles_per_split, uint32_t first_element) {
   constexpr int kSide = kMarginalTile<T>;
   PYKERNELS_SHARED(T, s);
   const int thread = static_cast<int>(threadIdx.x), dims = static_cast<int>(problem.dims);
@@ -150,8 +153,9 @@ __global__ void __launch_bounds__(kMarginalThreads)
 
 // Puts the parts of each row and dimension together, in the order of the splits.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    merge_marginal(PYKERNELS_PARAMETER MarginalOutput<T> out, int64_t row_dims, int splits, int64_t elements, uint32_t first_element) {
+__global__ void __launch_bounds__(kThreads) merge_marginal(PYKERNELS_PARAMETER MarginalOutput<T> out,
+                                                           int64_t row_dims, int splits, int64_t elements,
+                                                           uint32_t first_element) {
   const int64_t local = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (local >= elements * row_dims) return;
   const int64_t part = local / row_dims * splits * row_dims + local % row_dims;
@@ -168,19 +172,21 @@ __global__ void __launch_bounds__(kThreads)
   out.slope[whole] = value_slope(slope, sum.mass);
 }
 
-// Sums of one split of the rows: [elements, splits, 3, dims, components], as in cuda_components.h but for each dimension
-// by itself, the mass included.
+// Sums of one split of the rows: [elements, splits, 3, dims, components], as in cuda_components.h but for
+// each dimension by itself, the mass included.
 template <class T, int many>
-__global__ void __launch_bounds__(kMarginalThreads)
-    marginal_component_sums(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedMarginals<T> packed,
-                            const T* marginal_log2, const T* grad_marginal, T* sums, int64_t tiles_per_split,
-                            uint32_t first_element) {
+__global__ void __launch_bounds__(kMarginalThreads) marginal_component_sums(
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedMarginals<T> packed,
+    const T* marginal_log2, const T* grad_marginal, T* sums, int64_t tiles_per_split,
+    uint32_t first_element) {
   constexpr int kSide = kMarginalTile<T>;
   PYKERNELS_SHARED(T, z);
-  const int thread = static_cast<int>(threadIdx.x), dims = static_cast<int>(problem.dims), width = packed.dims;
+  const int thread = static_cast<int>(threadIdx.x), dims = static_cast<int>(problem.dims),
+            width = packed.dims;
   const int64_t component_block = blockIdx.x, split = blockIdx.y, splits = gridDim.y, block = blockIdx.z;
   const uint32_t local_element = blockIdx.z / packed.dim_blocks, element = first_element + local_element;
-  const MarginalPlace place = marginal_place(dims, width, static_cast<int>(blockIdx.z % packed.dim_blocks), thread);
+  const MarginalPlace place =
+      marginal_place(dims, width, static_cast<int>(blockIdx.z % packed.dim_blocks), thread);
   T *minus_log2 = z + kSide * width, *gradient = minus_log2 + kSide * width;
   const int64_t first_component = (component_block * place.groups + place.group) * many;
 

@@ -1,5 +1,5 @@
-// For many dimensions the kernels work like a matrix product, on tiles that are copied as they stand. So rows and components
-// are first laid out in tiles of kSide, dimension by dimension: [tile][dim][kSide].
+// For many dimensions the kernels work like a matrix product, on tiles that are copied as they stand. So rows
+// and components are first laid out in tiles of kSide, dimension by dimension: [tile][dim][kSide].
 #pragma once
 
 #include "mixture/cuda_components.h"
@@ -9,9 +9,11 @@ namespace pykernels {
 constexpr int kTileThreads = 256;
 template <class T> constexpr int kSide = 256 / sizeof(T);
 
-// Both kinds of tiles come in pairs, filled up with components of weight 0 and rows at 0 that nobody asks for.
+// Both kinds of tiles come in pairs, filled up with components of weight 0 and rows at 0 that nobody asks
+// for.
 template <class T> struct PackedComponents {
-  T *s, *m;       // [elements][tiles][dims][kSide]; m is m s where the pair of tiles has no need of the accurate form
+  T *s, *m;  // [elements][tiles][dims][kSide]; m is m s where the pair of tiles has no need of the accurate
+             // form
   T* constant;    // [elements][tiles][kSide]
   int* accurate;  // [elements][tiles / 2]
   int64_t tiles, count;
@@ -25,8 +27,9 @@ template <class T> struct PackedRows {
 
 // A block lays out a pair of tiles.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads, 2)
-    pack_components(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> packed, uint32_t first_element) {
+__global__ void __launch_bounds__(kTileThreads, 2) pack_components(
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> packed,
+    uint32_t first_element) {
   constexpr int kPair = 2 * kSide<T>, kGroups = kTileThreads / kPair;
   PYKERNELS_SHARED(LogProduct<T>, partial);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kPair, group = thread / kPair;
@@ -59,15 +62,18 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 
 // A block lays out one tile. log2 and gradient are null in the forward pass.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads)
-    pack_rows(PYKERNELS_PARAMETER MixtureProblem problem, const T* log2, const T* gradient, PYKERNELS_PARAMETER PackedRows<T> packed, uint32_t first_element) {
+__global__ void __launch_bounds__(kTileThreads) pack_rows(PYKERNELS_PARAMETER MixtureProblem problem,
+                                                          const T* log2, const T* gradient,
+                                                          PYKERNELS_PARAMETER PackedRows<T> packed,
+                                                          uint32_t first_element) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kSide<T>;
   const int64_t element = first_element + blockIdx.y, tile = blockIdx.y * packed.tiles + blockIdx.x;
   const Matrix<const T> value = element_of<T>(problem, element).value;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kSide<T> + lane;
   const bool real = row < problem.rows;
   RowTerms<T> terms{real, -Limits<T>::kLargest, 0};
-  if (log2 && real) terms = row_terms(log2[element * problem.rows + row], gradient[element * problem.rows + row]);
+  if (log2 && real)
+    terms = row_terms(log2[element * problem.rows + row], gradient[element * problem.rows + row]);
   for (int64_t d = thread / kSide<T>; d < problem.dims; d += kTileThreads / kSide<T>)
     packed.z[(tile * problem.dims + d) * kSide<T> + lane] = terms.counts ? at(value, row, d) : 0;
   if (log2 && thread < kSide<T>) {
@@ -76,8 +82,8 @@ __global__ void __launch_bounds__(kTileThreads)
   }
 }
 
-// For the marginals: s, m and the constant of each component and dimension, [elements][dim blocks][count][dims], the dimensions
-// of a block being `dims`, zeros after the last.
+// For the marginals: s, m and the constant of each component and dimension, [elements][dim
+// blocks][count][dims], the dimensions of a block being `dims`, zeros after the last.
 template <class T> struct PackedMarginals {
   T *s, *m, *constant;
   int64_t count;  // filled up, so that tiles start at multiples of 16 bytes
@@ -86,14 +92,16 @@ template <class T> struct PackedMarginals {
 
 // A thread for each; the y of the grid counts blocks of dimensions and elements.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads)
-    pack_marginals(PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedMarginals<T> packed,
-                   uint32_t first_element) {
+__global__ void __launch_bounds__(kTileThreads) pack_marginals(PYKERNELS_PARAMETER MixtureProblem problem,
+                                                               PYKERNELS_PARAMETER PackedMarginals<T> packed,
+                                                               uint32_t first_element) {
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kTileThreads + threadIdx.x;
   if (index >= packed.count * packed.dims) return;
-  const Components<T> components = element_of<T>(problem, first_element + blockIdx.y / packed.dim_blocks).components;
+  const Components<T> components =
+      element_of<T>(problem, first_element + blockIdx.y / packed.dim_blocks).components;
   const int64_t i = index / packed.dims;
-  const int d = static_cast<int>(blockIdx.y) % packed.dim_blocks * packed.dims + static_cast<int>(index % packed.dims);
+  const int d =
+      static_cast<int>(blockIdx.y) % packed.dim_blocks * packed.dims + static_cast<int>(index % packed.dims);
   Standard<T> component{0, 0};
   T constant = 0;
   if (i < components.count && d < components.dims) {
@@ -109,7 +117,8 @@ __global__ void __launch_bounds__(kTileThreads)
 }
 
 // Starts copying `count` dimensions of a tile; 16 at a time, as many as the threads take with 16 bytes each.
-template <int most, class T> PYKERNELS_DEVICE void copy_tile(const T* source, int count, int thread, T* target) {
+template <int most, class T>
+PYKERNELS_DEVICE void copy_tile(const T* source, int count, int thread, T* target) {
   constexpr int kPieces = 16, kStep = kTileThreads / kPieces;
   const int d = thread / kPieces, at = thread * Quad<T>::kCount;
   PYKERNELS_UNROLL

@@ -1,5 +1,5 @@
-// How a call of the CUDA variant is cut into blocks, and what memory it takes. Everything here follows from the sizes of the
-// problem alone, never from the device, so that results are the same on every GPU.
+// How a call of the CUDA variant is cut into blocks, and what memory it takes. Everything here follows from
+// the sizes of the problem alone, never from the device, so that results are the same on every GPU.
 #pragma once
 
 #include "core/arena.h"
@@ -9,8 +9,8 @@
 
 namespace pykernels {
 
-constexpr int kFewDims = 16;              // up to here a row fits in a thread's registers
-constexpr int64_t kWantedBlocks = 2640;   // a few waves of blocks on the largest GPUs
+constexpr int kFewDims = 16;                // up to here a row fits in a thread's registers
+constexpr int64_t kWantedBlocks = 2640;     // a few waves of blocks on the largest GPUs
 constexpr int64_t kMostMemory = 256 << 20;  // for batch elements that could as well follow one another
 
 static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -38,15 +38,15 @@ static inline MarginalPlan plan_marginal(int64_t dims) {
 }
 
 template <class T> struct ForwardPlan {
-  int rows_per_thread;       // few dimensions
-  int64_t row_blocks;        // of the joint density
-  bool tiles, slope_tiles;   // many dimensions
-  Splits joint;              // units: tiles of components, or pairs of them
+  int rows_per_thread;      // few dimensions
+  int64_t row_blocks;       // of the joint density
+  bool tiles, slope_tiles;  // many dimensions
+  Splits joint;             // units: tiles of components, or pairs of them
   MarginalPlan marginal;
-  int marginal_rows;         // in a thread
+  int marginal_rows;  // in a thread
   int64_t marginal_row_blocks;
   Splits marginal_splits;
-  int64_t step;              // batch elements at a time
+  int64_t step;  // batch elements at a time
 };
 
 template <class T> int64_t padded_tiles(int64_t count) { return 2 * divide_up(count, 2 * kSide<T>); }
@@ -58,24 +58,32 @@ template <class T> ForwardPlan<T> plan_forward(const MixtureForward& args) {
   plan.tiles = p.dims > kFewDims;
   plan.slope_tiles = plan.tiles && args.joint_slope;
   constexpr bool kSingle = sizeof(T) == 4;
-  plan.rows_per_thread = args.joint_slope ? (kSingle ? 2 : 1) : kSingle && p.rows > 2 * kThreads ? 4 : kSingle ? 1 : 2;
+  plan.rows_per_thread = args.joint_slope                   ? (kSingle ? 2 : 1)
+                         : kSingle && p.rows > 2 * kThreads ? 4
+                         : kSingle                          ? 1
+                                                            : 2;
   if (plan.tiles) {
     const int64_t units = padded_tiles<T>(p.components) / (plan.slope_tiles ? 1 : 2);
     plan.row_blocks = padded_tiles<T>(p.rows) / (plan.slope_tiles ? 1 : 2);
     plan.joint = split(units, plan.row_blocks * batch);
   } else {
     plan.row_blocks = divide_up(p.rows, kThreads * plan.rows_per_thread);
-    const bool small = p.components * (2 * p.dims + 5) <= 8192;  // not worth the launch that puts parts together
-    plan.joint = small ? Splits{1, divide_up(p.components, kTile<T>)} : split(divide_up(p.components, kTile<T>), plan.row_blocks * batch);
+    const bool small =
+        p.components * (2 * p.dims + 5) <= 8192;  // not worth the launch that puts parts together
+    plan.joint = small ? Splits{1, divide_up(p.components, kTile<T>)}
+                       : split(divide_up(p.components, kTile<T>), plan.row_blocks * batch);
   }
   plan.marginal = plan_marginal(p.dims);
   plan.marginal_rows = kSingle ? 8 : 4;
-  plan.marginal_row_blocks = divide_up(p.rows, static_cast<int64_t>(plan.marginal.groups) * plan.marginal_rows);
-  plan.marginal_splits = split(divide_up(p.components, kMarginalTile<T>), plan.marginal_row_blocks * plan.marginal.dim_blocks * batch);
+  plan.marginal_row_blocks =
+      divide_up(p.rows, static_cast<int64_t>(plan.marginal.groups) * plan.marginal_rows);
+  plan.marginal_splits = split(divide_up(p.components, kMarginalTile<T>),
+                               plan.marginal_row_blocks * plan.marginal.dim_blocks * batch);
 
   int64_t bytes = 1;
   if (args.joint && plan.tiles)
-    bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + p.dims * padded_tiles<T>(p.rows)) * kSide<T> * sizeof(T);
+    bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + p.dims * padded_tiles<T>(p.rows)) *
+             kSide<T> * sizeof(T);
   if (args.joint) bytes += plan.joint.count * p.rows * (2 + (args.joint_slope ? p.dims : 0)) * sizeof(T);
   if (args.marginal) bytes += (plan.marginal_splits.count * p.rows + p.components) * p.dims * 3 * sizeof(T);
   plan.step = at_most(at_most(batch, kMostGridRows / plan.marginal.dim_blocks), 1 + kMostMemory / bytes);
@@ -101,7 +109,8 @@ template <class T> PackedComponents<T> take_components(Arena& arena, const Mixtu
   return packed;
 }
 
-template <class T> PackedRows<T> take_rows(Arena& arena, const MixtureProblem& p, int64_t step, bool backward) {
+template <class T>
+PackedRows<T> take_rows(Arena& arena, const MixtureProblem& p, int64_t step, bool backward) {
   PackedRows<T> packed{};
   packed.tiles = padded_tiles<T>(p.rows);
   packed.count = p.rows;
@@ -114,7 +123,8 @@ template <class T> PackedRows<T> take_rows(Arena& arena, const MixtureProblem& p
 }
 
 template <class T>
-PackedMarginals<T> take_marginals(Arena& arena, const MixtureProblem& p, const MarginalPlan& plan, int64_t step) {
+PackedMarginals<T> take_marginals(Arena& arena, const MixtureProblem& p, const MarginalPlan& plan,
+                                  int64_t step) {
   PackedMarginals<T> packed{};
   packed.count = divide_up(p.components, kMarginalTile<T>) * kMarginalTile<T>;
   packed.dims = plan.dims_per_block;
@@ -126,7 +136,8 @@ PackedMarginals<T> take_marginals(Arena& arena, const MixtureProblem& p, const M
   return packed;
 }
 
-template <class T> ForwardMemory<T> take_forward(Arena& arena, const MixtureForward& args, const ForwardPlan<T>& plan) {
+template <class T>
+ForwardMemory<T> take_forward(Arena& arena, const MixtureForward& args, const ForwardPlan<T>& plan) {
   const MixtureProblem& p = args.problem;
   ForwardMemory<T> memory{};
   memory.joint.joint = static_cast<T*>(args.joint);
@@ -179,17 +190,21 @@ template <class T> BackwardPlan<T> plan_backward(const MixtureBackward& args) {
   const int64_t batch = batch_count(p.batch);
   BackwardPlan<T> plan{};
   plan.tiles = p.dims > kFewDims;
-  plan.component_blocks = plan.tiles ? padded_tiles<T>(p.components) : divide_up(p.components, kThreads * kOwnComponents<T>);
+  plan.component_blocks =
+      plan.tiles ? padded_tiles<T>(p.components) : divide_up(p.components, kThreads * kOwnComponents<T>);
   const int64_t units = plan.tiles ? padded_tiles<T>(p.rows) : divide_up(p.rows, kTile<T>);
   const bool small = !plan.tiles && p.rows * (5 * p.dims + 6) <= 8192;
   plan.joint = small ? Splits{1, units} : split(units, plan.component_blocks * batch);
   plan.marginal = plan_marginal(p.dims);
-  plan.marginal_component_blocks = divide_up(p.components, static_cast<int64_t>(plan.marginal.groups) * kMarginalComponents<T>);
-  plan.marginal_splits = split(divide_up(p.rows, kMarginalTile<T>), plan.marginal_component_blocks * plan.marginal.dim_blocks * batch);
+  plan.marginal_component_blocks =
+      divide_up(p.components, static_cast<int64_t>(plan.marginal.groups) * kMarginalComponents<T>);
+  plan.marginal_splits = split(divide_up(p.rows, kMarginalTile<T>),
+                               plan.marginal_component_blocks * plan.marginal.dim_blocks * batch);
 
   int64_t bytes = 6 * p.components * p.dims * sizeof(T);
   if (plan.tiles)
-    bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + (p.dims + 2) * padded_tiles<T>(p.rows)) * kSide<T> * sizeof(T);
+    bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + (p.dims + 2) * padded_tiles<T>(p.rows)) *
+             kSide<T> * sizeof(T);
   if (args.grad_joint) bytes += plan.joint.count * (2 * p.dims + 1) * p.components * sizeof(T);
   if (args.grad_marginal) bytes += plan.marginal_splits.count * 3 * p.dims * p.components * sizeof(T);
   plan.step = at_most(at_most(batch, kMostGridRows / plan.marginal.dim_blocks), 1 + kMostMemory / bytes);
@@ -205,15 +220,19 @@ template <class T> struct BackwardMemory {
 };
 
 template <class T>
-GradientOutput<T> take_gradient(Arena& arena, const MixtureProblem& p, const StridedTensor& gradient, int64_t dims, int64_t step) {
+GradientOutput<T> take_gradient(Arena& arena, const MixtureProblem& p, const StridedTensor& gradient,
+                                int64_t dims, int64_t step) {
   return {gradient, is_summed(p, gradient, dims) ? take<T>(arena, step * dims * p.components) : nullptr};
 }
 
-template <class T> BackwardMemory<T> take_backward(Arena& arena, const MixtureBackward& args, const BackwardPlan<T>& plan) {
+template <class T>
+BackwardMemory<T> take_backward(Arena& arena, const MixtureBackward& args, const BackwardPlan<T>& plan) {
   const MixtureProblem& p = args.problem;
   BackwardMemory<T> memory{};
-  if (args.grad_joint) memory.joint_sums = take<T>(arena, plan.step * plan.joint.count * (2 * p.dims + 1) * p.components);
-  if (args.grad_marginal) memory.marginal_sums = take<T>(arena, plan.step * plan.marginal_splits.count * 3 * p.dims * p.components);
+  if (args.grad_joint)
+    memory.joint_sums = take<T>(arena, plan.step * plan.joint.count * (2 * p.dims + 1) * p.components);
+  if (args.grad_marginal)
+    memory.marginal_sums = take<T>(arena, plan.step * plan.marginal_splits.count * 3 * p.dims * p.components);
   if (args.grad_marginal) memory.marginals = take_marginals<T>(arena, p, plan.marginal, plan.step);
   memory.loc = take_gradient<T>(arena, p, args.grad_loc, p.dims, plan.step);
   memory.scale = take_gradient<T>(arena, p, args.grad_scale, p.dims, plan.step);

@@ -1,7 +1,7 @@
-// The joint density for many dimensions: like a matrix product whose multiply-add is two, t = (z - m) s and sum += t^2.
-// A block takes two tiles of rows and goes through pairs of tiles of components, a few dimensions at a time, the next
-// ones being copied while it works. Each thread holds a square of pairs; its rows' sums of exponentials stay with it until
-// the end.
+// The joint density for many dimensions: like a matrix product whose multiply-add is two, t = (z - m) s and
+// sum += t^2. A block takes two tiles of rows and goes through pairs of tiles of components, a few dimensions
+// at a time, the next ones being copied while it works. Each thread holds a square of pairs; its rows' sums
+// of exponentials stay with it until the end.
 #pragma once
 
 #include "mixture/cuda_pack.h"
@@ -10,8 +10,8 @@ namespace pykernels {
 
 // Dimensions at a time. Two stages of six tiles' parts then fit in 36 KB.
 constexpr int kMaxDepth = 12;
-// Errors of a long sum grow with its length, so sums longer than this are made of shorter ones. The backward pass does the
-// same: where one component outweighs all others, its exponent is then 0 exactly.
+// Errors of a long sum grow with its length, so sums longer than this are made of shorter ones. The backward
+// pass does the same: where one component outweighs all others, its exponent is then 0 exactly.
 constexpr int kSummedDims = 64;
 
 template <class T, int side> struct Square {
@@ -61,7 +61,8 @@ PYKERNELS_DEVICE void add_squares(const T* z, const T* s, const T* m, int depth,
 }
 
 template <class T, int side>
-PYKERNELS_DEVICE void add_exponentials(Square<T, side>& square, const T (&constant)[side], ExpSum<T> (&sum)[side]) {
+PYKERNELS_DEVICE void add_exponentials(Square<T, side>& square, const T (&constant)[side],
+                                       ExpSum<T> (&sum)[side]) {
   PYKERNELS_UNROLL
   for (int row = 0; row < side; ++row) {
     T top = sum[row].top, mass = 0;
@@ -80,9 +81,10 @@ template <class T> constexpr int kTileSide = 2 * Quad<T>::kCount;  // of a threa
 
 // Grid: pairs of tiles of rows, splits of the pairs of tiles of components, batch elements.
 template <class T, bool long_sums>
-__global__ void __launch_bounds__(kTileThreads, long_sums ? 1 : 2)
-    forward_joint_tiles(PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows, PYKERNELS_PARAMETER JointOutput<T> out, int dims, int depth,
-                        int64_t pairs_per_split, uint32_t first_element) {
+__global__ void __launch_bounds__(kTileThreads, long_sums ? 1 : 2) forward_joint_tiles(
+    PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows,
+    PYKERNELS_PARAMETER JointOutput<T> out, int dims, int depth, int64_t pairs_per_split,
+    uint32_t first_element) {
   constexpr int kLane = Quad<T>::kCount, kS = kTileSide<T>;
   constexpr int kStride = kMaxDepth * kSide<T>, kStage = 6 * kStride;
   PYKERNELS_SHARED(T, stages);
@@ -145,14 +147,16 @@ __global__ void __launch_bounds__(kTileThreads, long_sums ? 1 : 2)
     T constant[kS];
     PYKERNELS_UNROLL
     for (int half = 0; half < 2; ++half)
-      load_aligned(constants + (2 * pair + half) * kSide<T> + across, *reinterpret_cast<T(*)[kLane]>(constant + half * kLane));
+      load_aligned(constants + (2 * pair + half) * kSide<T> + across,
+                   *reinterpret_cast<T(*)[kLane]>(constant + half * kLane));
     add_exponentials(long_sums ? total : square, constant, sum);
   }
 
   PYKERNELS_UNROLL
   for (int r = 0; r < kS; ++r) {
     for (int step = 8; step > 0; step /= 2)
-      sum[r] = merge(sum[r], {__shfl_xor_sync(kWholeWarp, sum[r].top, step), __shfl_xor_sync(kWholeWarp, sum[r].mass, step)});
+      sum[r] = merge(sum[r], {__shfl_xor_sync(kWholeWarp, sum[r].top, step),
+                              __shfl_xor_sync(kWholeWarp, sum[r].mass, step)});
     const int64_t row = (2 * row_pair + r / kLane) * kSide<T> + down + r % kLane;
     if (thread % 16 != 0 || row >= rows.count) continue;
     if (out.part)

@@ -1,15 +1,16 @@
-// Gradients for many dimensions, a tile of one side (the block's own) against the tiles of the other, one after another:
-// first the pairs' log-densities, as in cuda_tile.h; then their weights, which go to shared memory; then the sums over the
-// other side, a part of the dimensions at a time. These sums stand in global memory, where a thread finds its own again.
-// Tiles whose weights are all 0, as most are where the components are narrow, end after the first step.
+// Gradients for many dimensions, a tile of one side (the block's own) against the tiles of the other, one
+// after another: first the pairs' log-densities, as in cuda_tile.h; then their weights, which go to shared
+// memory; then the sums over the other side, a part of the dimensions at a time. These sums stand in global
+// memory, where a thread finds its own again. Tiles whose weights are all 0, as most are where the components
+// are narrow, end after the first step.
 #pragma once
 
 #include "mixture/cuda_tile.h"
 
 namespace pykernels {
 
-constexpr int kChunk = 32;      // dimensions in shared memory at a time
-constexpr int kOwnDims = 2;     // of them in a thread's hands
+constexpr int kChunk = 32;   // dimensions in shared memory at a time
+constexpr int kOwnDims = 2;  // of them in a thread's hands
 
 template <class T> struct GradientTiles {
   T *z, *s, *m;  // [kChunk][kSide]
@@ -21,12 +22,14 @@ template <class T> constexpr int kGradientTileSize = 3 * kChunk * kSide<T> + kSi
 
 template <class T> PYKERNELS_DEVICE GradientTiles<T> cut(T* shared) {
   constexpr int kPart = kChunk * kSide<T>;
-  return {shared, shared + kPart, shared + 2 * kPart, shared + 3 * kPart, shared + 3 * kPart + kSide<T> * kSide<T>};
+  return {shared, shared + kPart, shared + 2 * kPart, shared + 3 * kPart,
+          shared + 3 * kPart + kSide<T> * kSide<T>};
 }
 
 // A part of the dimensions of one tile of rows and one of components.
 template <class T>
-PYKERNELS_DEVICE int load_chunk(const T* z, const T* s, const T* m, int dims, int d, int thread, GradientTiles<T>& tiles) {
+PYKERNELS_DEVICE int load_chunk(const T* z, const T* s, const T* m, int dims, int d, int thread,
+                                GradientTiles<T>& tiles) {
   const int count = dims - d < kChunk ? dims - d : kChunk;
   copy_tile<kChunk>(z + d * kSide<T>, count, thread, tiles.z);
   copy_tile<kChunk>(s + d * kSide<T>, count, thread, tiles.s);
@@ -39,8 +42,9 @@ PYKERNELS_DEVICE int load_chunk(const T* z, const T* s, const T* m, int dims, in
 
 // square[row][component] = -sum t^2 over all dimensions. `row` and `component` are the thread's first ones.
 template <class T>
-PYKERNELS_DEVICE void pair_squares(const T* z, const T* s, const T* m, bool accurate, int dims, int row, int component,
-                                   int thread, GradientTiles<T>& tiles, Square<T, Quad<T>::kCount>& total) {
+PYKERNELS_DEVICE void pair_squares(const T* z, const T* s, const T* m, bool accurate, int dims, int row,
+                                   int component, int thread, GradientTiles<T>& tiles,
+                                   Square<T, Quad<T>::kCount>& total) {
   Square<T, Quad<T>::kCount> square;
   clear(total);
   clear(square);
@@ -55,8 +59,8 @@ PYKERNELS_DEVICE void pair_squares(const T* z, const T* s, const T* m, bool accu
   }
 }
 
-// Sums over the other side's kSide members for kLane own ones (from `across` on) in kOwnDims dimensions (from `own_d` on).
-// Where a weight is 0, t may be infinite.
+// Sums over the other side's kSide members for kLane own ones (from `across` on) in kOwnDims dimensions (from
+// `own_d` on). Where a weight is 0, t may be infinite.
 template <bool accurate, class T>
 PYKERNELS_DEVICE void add_slopes(const GradientTiles<T>& tiles, int own_d, int across,
                                  T (&slope)[Quad<T>::kCount][kOwnDims]) {
@@ -80,7 +84,8 @@ PYKERNELS_DEVICE void add_slopes(const GradientTiles<T>& tiles, int own_d, int a
         if (weight[r] == 0) continue;
         PYKERNELS_UNROLL
         for (int k = 0; k < kOwnDims; ++k)
-          slope[r][k] = fma(weight[r] * s[k][i], standardized<accurate>(z[k][r], s[k][i], m[k][i]), slope[r][k]);
+          slope[r][k] =
+              fma(weight[r] * s[k][i], standardized<accurate>(z[k][r], s[k][i], m[k][i]), slope[r][k]);
       }
     }
   }
@@ -88,7 +93,8 @@ PYKERNELS_DEVICE void add_slopes(const GradientTiles<T>& tiles, int own_d, int a
 
 template <bool accurate, class T>
 PYKERNELS_DEVICE void add_moments(const GradientTiles<T>& tiles, int own_d, int across,
-                                  T (&first_sum)[Quad<T>::kCount][kOwnDims], T (&second_sum)[Quad<T>::kCount][kOwnDims]) {
+                                  T (&first_sum)[Quad<T>::kCount][kOwnDims],
+                                  T (&second_sum)[Quad<T>::kCount][kOwnDims]) {
   constexpr int kLane = Quad<T>::kCount, kS = kSide<T>;
   T s[kOwnDims][kLane], m[kOwnDims][kLane];
   PYKERNELS_UNROLL
@@ -120,9 +126,9 @@ PYKERNELS_DEVICE void add_moments(const GradientTiles<T>& tiles, int own_d, int 
 
 // Own rows: the density and its gradient in one pass.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads, 2)
-    forward_joint_slopes(PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows, PYKERNELS_PARAMETER JointOutput<T> out, int dims,
-                         int64_t tiles_per_split) {
+__global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
+    PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows,
+    PYKERNELS_PARAMETER JointOutput<T> out, int dims, int64_t tiles_per_split) {
   constexpr int kLane = Quad<T>::kCount, kS = kSide<T>;
   PYKERNELS_SHARED(T, shared);
   GradientTiles<T> tiles = cut(shared);
@@ -180,7 +186,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
         PYKERNELS_UNROLL
         for (int k = 0; k < kOwnDims; ++k) {
           const bool real = row < rows.count && own_d + k < count && tile != begin;
-          slope[r][k] = real ? tiles.factor[across + r] * out.part_slope[(part + row) * dims + d + own_d + k] : 0;
+          slope[r][k] =
+              real ? tiles.factor[across + r] * out.part_slope[(part + row) * dims + d + own_d + k] : 0;
         }
       }
       if (own_d < count) {
@@ -207,8 +214,9 @@ __global__ void __launch_bounds__(kTileThreads, 2)
 
 // Own components: the sums of cuda_components.h.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads, 2)
-    joint_component_tiles(PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows, T* sums, int dims, int64_t tiles_per_split) {
+__global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
+    PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows, T* sums,
+    int dims, int64_t tiles_per_split) {
   constexpr int kLane = Quad<T>::kCount, kS = kSide<T>;
   PYKERNELS_SHARED(T, shared);
   GradientTiles<T> tiles = cut(shared);
@@ -286,7 +294,8 @@ __global__ void __launch_bounds__(kTileThreads, 2)
   for (int i = 0; i < kLane; ++i) {
     for (int step = 8; step > 0; step /= 2) mass[i] += __shfl_xor_sync(kWholeWarp, mass[i], step);
     const int64_t component = first_component + down + i;
-    if (thread % 16 == 0 && component < components.count) out[2 * dims * components.count + component] = mass[i];
+    if (thread % 16 == 0 && component < components.count)
+      out[2 * dims * components.count + component] = mass[i];
   }
 }
 

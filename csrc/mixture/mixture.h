@@ -1,15 +1,19 @@
-// Log-density of a diagonal-Gaussian mixture, jointly and per dimension (specification section 4, aggregate log-density):
+// Log-density of a diagonal-Gaussian mixture, jointly and per dimension (specification section 4, aggregate
+// log-density):
 //
 //   joint[b]       = logsumexp_i ( log_weights[i] + sum_d log N(value[b,d]; loc[i,d], scale[i,d]^2) )
 //   marginal[b,d]  = logsumexp_i ( log_weights[i] +       log N(value[b,d]; loc[i,d], scale[i,d]^2) )
 //
 // and the gradients of  sum_b grad_joint[b] joint[b] + sum_bd grad_marginal[b,d] marginal[b,d].
 //
-// Shapes: value [*batch, rows, dims]; loc, scale [*batch, components, dims]; log_weights [*batch, components]; joint
-// [*batch, rows] and marginal [*batch, rows, dims] contiguous. Inputs are never written, outputs never read; they must not
-// overlap. The results come in nats and, for the backward pass, in base 2, as the kernels work: where one component
-// outweighs all others its responsibility is then 1 exactly, which two roundings more would spoil. Gradients have their input's strides, and every element is written: where a stride is 0 the gradient is summed.
-// Without log_weights each component weighs 1/components; one of log-weight -inf is absent, whatever its loc and scale.
+// Shapes: value [*batch, rows, dims]; loc, scale [*batch, components, dims]; log_weights [*batch,
+// components]; joint
+// [*batch, rows] and marginal [*batch, rows, dims] contiguous. Inputs are never written, outputs never read;
+// they must not overlap. The results come in nats and, for the backward pass, in base 2, as the kernels work:
+// where one component outweighs all others its responsibility is then 1 exactly, which two roundings more
+// would spoil. Gradients have their input's strides, and every element is written: where a stride is 0 the
+// gradient is summed. Without log_weights each component weighs 1/components; one of log-weight -inf is
+// absent, whatever its loc and scale.
 #pragma once
 
 #include "core/cpu_features.h"
@@ -30,8 +34,8 @@ struct MixtureForward {
   MixtureProblem problem;
   void *joint, *joint_log2;        // null: not asked for
   void *marginal, *marginal_log2;  // null: not asked for
-  // d joint / d value and d marginal / d value, [*batch, rows, dims], which CUDA gives here and the CPU, as grad_value,
-  // backward; null: not asked for.
+  // d joint / d value and d marginal / d value, [*batch, rows, dims], which CUDA gives here and the CPU, as
+  // grad_value, backward; null: not asked for.
   void *joint_slope, *marginal_slope;
   void* workspace;
   int64_t workspace_bytes;

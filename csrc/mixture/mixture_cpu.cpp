@@ -18,17 +18,24 @@ template <class T> View<T> view(const BatchShape& batch, const StridedTensor& te
 }
 
 template <class T> Components<T> components_of(const MixtureProblem& problem, int64_t index) {
-  return {view<T>(problem.batch, problem.loc, index), view<T>(problem.batch, problem.scale, index),
-          view<T>(problem.batch, problem.log_weights, index), problem.components, problem.dims, nullptr};
+  return {view<T>(problem.batch, problem.loc, index),
+          view<T>(problem.batch, problem.scale, index),
+          view<T>(problem.batch, problem.log_weights, index),
+          problem.components,
+          problem.dims,
+          nullptr};
 }
 
 template <class T> const T* part(const void* contiguous, int64_t offset) {
   return contiguous ? static_cast<const T*>(contiguous) + offset : nullptr;
 }
-template <class T> T* part(void* contiguous, int64_t offset) { return contiguous ? static_cast<T*>(contiguous) + offset : nullptr; }
+template <class T> T* part(void* contiguous, int64_t offset) {
+  return contiguous ? static_cast<T*>(contiguous) + offset : nullptr;
+}
 
-// Memory of a call. Batch elements follow one another, each using all threads, unless each is a single task and no two
-// write to the same gradient: then threads take whole batch elements, each thread with memory of its own.
+// Memory of a call. Batch elements follow one another, each using all threads, unless each is a single task
+// and no two write to the same gradient: then threads take whole batch elements, each thread with memory of
+// its own.
 struct Layout {
   bool across_batch;
   int copies;  // of the memory of one batch element
@@ -40,7 +47,8 @@ Layout layout_of(const MixturePlan& plan, int64_t batch, bool shared_outputs, in
 }
 
 // Runs one(index, copy of the memory, threads, interrupt) for every batch element.
-template <class One> Status over_batch(const Layout& layout, int64_t batch, Execution execution, const One& one) {
+template <class One>
+Status over_batch(const Layout& layout, int64_t batch, Execution execution, const One& one) {
   Interrupt& interrupt = *execution.interrupt;
   if (layout.across_batch) {
     parallel_tasks(batch, execution.threads, interrupt, [&](int64_t index, int thread) {
@@ -48,7 +56,8 @@ template <class One> Status over_batch(const Layout& layout, int64_t batch, Exec
       one(index, thread, 1, none);
     });
   } else {
-    for (int64_t index = 0; index < batch && !interrupted(interrupt, 0); ++index) one(index, 0, execution.threads, interrupt);
+    for (int64_t index = 0; index < batch && !interrupted(interrupt, 0); ++index)
+      one(index, 0, execution.threads, interrupt);
   }
   return interrupt.raised ? Status::interrupted : Status::ok;
 }
@@ -71,13 +80,17 @@ template <class T> struct ForwardMemories {
   ForwardScratch<T> scratch[kMostThreads];
 };
 
-template <class T> void take_forward_memories(Arena& arena, const MixtureForward& args, const CallPlan& plan, int threads, ForwardMemories<T>& memories) {
+template <class T>
+void take_forward_memories(Arena& arena, const MixtureForward& args, const CallPlan& plan, int threads,
+                           ForwardMemories<T>& memories) {
   for (int copy = 0; copy < plan.layout.copies; ++copy) {
     memories.problem[copy] = arena;
-    take_forward<T>(arena, plan.plan, args.problem.rows, args.problem.components, args.problem.dims, args.joint, args.marginal);
+    take_forward<T>(arena, plan.plan, args.problem.rows, args.problem.components, args.problem.dims,
+                    args.joint, args.marginal);
   }
   for (int thread = 0; thread < threads; ++thread)
-    memories.scratch[thread] = take_forward_scratch<T>(arena, args.problem.rows, args.problem.components, args.problem.dims, args.joint, args.marginal);
+    memories.scratch[thread] = take_forward_scratch<T>(arena, args.problem.rows, args.problem.components,
+                                                       args.problem.dims, args.joint, args.marginal);
 }
 
 template <class T> int64_t forward_workspace(const MixtureForward& args, int threads) {
@@ -94,21 +107,29 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
   ForwardMemories<T> memories;
   take_forward_memories(arena, args, plan, execution.threads, memories);
   if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
-  return over_batch(plan.layout, batch_count(p.batch), execution, [&](int64_t index, int copy, int threads, Interrupt& interrupt) {
-    const int64_t row = index * p.rows;
-    const ForwardProblem<T> problem{components_of<T>(p, index), view<T>(p.batch, p.value, index), p.rows,
-                                    part<T>(args.joint, row), part<T>(args.joint_log2, row),
-                                    part<T>(args.marginal, row * p.dims), part<T>(args.marginal_log2, row * p.dims)};
-    run_forward(problem, plan.plan, memories.problem[copy], memories.scratch + copy, threads, interrupt);
-  });
+  return over_batch(plan.layout, batch_count(p.batch), execution,
+                    [&](int64_t index, int copy, int threads, Interrupt& interrupt) {
+                      const int64_t row = index * p.rows;
+                      const ForwardProblem<T> problem{components_of<T>(p, index),
+                                                      view<T>(p.batch, p.value, index),
+                                                      p.rows,
+                                                      part<T>(args.joint, row),
+                                                      part<T>(args.joint_log2, row),
+                                                      part<T>(args.marginal, row * p.dims),
+                                                      part<T>(args.marginal_log2, row * p.dims)};
+                      run_forward(problem, plan.plan, memories.problem[copy], memories.scratch + copy,
+                                  threads, interrupt);
+                    });
 }
 
 CallPlan plan_backward(const MixtureBackward& args, int threads) {
   const MixtureProblem& p = args.problem;
   const MixturePlan plan = plan_mixture(p.rows, p.components, p.dims, true, args.grad_marginal);
   bool shared = false;
-  const StridedTensor* const gradients[] = {&args.grad_value, &args.grad_loc, &args.grad_scale, &args.grad_log_weights};
-  for (const StridedTensor* gradient : gradients) shared |= gradient->data && batch_is_shared(p.batch, *gradient);
+  const StridedTensor* const gradients[] = {&args.grad_value, &args.grad_loc, &args.grad_scale,
+                                            &args.grad_log_weights};
+  for (const StridedTensor* gradient : gradients)
+    shared |= gradient->data && batch_is_shared(p.batch, *gradient);
   return {plan, layout_of(plan, batch_count(p.batch), shared, threads)};
 }
 
@@ -117,7 +138,9 @@ template <class T> struct BackwardMemories {
   BackwardScratch<T> scratch[kMostThreads];
 };
 
-template <class T> void take_backward_memories(Arena& arena, const MixtureBackward& args, const CallPlan& plan, int threads, BackwardMemories<T>& memories) {
+template <class T>
+void take_backward_memories(Arena& arena, const MixtureBackward& args, const CallPlan& plan, int threads,
+                            BackwardMemories<T>& memories) {
   for (int copy = 0; copy < plan.layout.copies; ++copy) {
     memories.problem[copy] = arena;
     take_backward<T>(arena, plan.plan, args, 0);
@@ -140,43 +163,63 @@ template <class T> Status backward(const MixtureBackward& args, Execution execut
   BackwardMemories<T> memories;
   take_backward_memories(arena, args, plan, execution.threads, memories);
   if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
-  return over_batch(plan.layout, batch_count(p.batch), execution, [&](int64_t index, int copy, int threads, Interrupt& interrupt) {
-    const int64_t row = index * p.rows;
-    const StridedTensor& grad_value = args.grad_value;
-    T* value_out = grad_value.data ? static_cast<T*>(grad_value.data) + batch_offset(p.batch, grad_value, index) : nullptr;
-    const BackwardProblem<T> problem{components_of<T>(p, index), view<T>(p.batch, p.value, index), p.rows,
-                                     part<T>(args.joint_log2, row), part<T>(args.marginal_log2, row * p.dims),
-                                     part<T>(args.grad_joint, row), part<T>(args.grad_marginal, row * p.dims),
-                                     value_out, grad_value.strides[p.batch.ndim], grad_value.strides[p.batch.ndim + 1],
-                                     seen_before(p.batch, grad_value, index)};
-    Arena own = memories.problem[copy];
-    run_backward(problem, plan.plan, take_backward<T>(own, plan.plan, args, index), memories.scratch + copy, threads, interrupt);
-  });
+  return over_batch(plan.layout, batch_count(p.batch), execution,
+                    [&](int64_t index, int copy, int threads, Interrupt& interrupt) {
+                      const int64_t row = index * p.rows;
+                      const StridedTensor& grad_value = args.grad_value;
+                      T* value_out = grad_value.data ? static_cast<T*>(grad_value.data) +
+                                                           batch_offset(p.batch, grad_value, index)
+                                                     : nullptr;
+                      const BackwardProblem<T> problem{components_of<T>(p, index),
+                                                       view<T>(p.batch, p.value, index),
+                                                       p.rows,
+                                                       part<T>(args.joint_log2, row),
+                                                       part<T>(args.marginal_log2, row * p.dims),
+                                                       part<T>(args.grad_joint, row),
+                                                       part<T>(args.grad_marginal, row * p.dims),
+                                                       value_out,
+                                                       grad_value.strides[p.batch.ndim],
+                                                       grad_value.strides[p.batch.ndim + 1],
+                                                       seen_before(p.batch, grad_value, index)};
+                      Arena own = memories.problem[copy];
+                      run_backward(problem, plan.plan, take_backward<T>(own, plan.plan, args, index),
+                                   memories.scratch + copy, threads, interrupt);
+                    });
 }
 
 int threads_used(int threads) { return threads < 1 ? 1 : threads > kMostThreads ? kMostThreads : threads; }
 
 int64_t forward_workspace_any(const MixtureForward& args, int threads) {
   threads = threads_used(threads);
-  return args.problem.dtype == Dtype::float32 ? forward_workspace<float>(args, threads) : forward_workspace<double>(args, threads);
+  return args.problem.dtype == Dtype::float32 ? forward_workspace<float>(args, threads)
+                                              : forward_workspace<double>(args, threads);
 }
 int64_t backward_workspace_any(const MixtureBackward& args, int threads) {
   threads = threads_used(threads);
-  return args.problem.dtype == Dtype::float32 ? backward_workspace<float>(args, threads) : backward_workspace<double>(args, threads);
+  return args.problem.dtype == Dtype::float32 ? backward_workspace<float>(args, threads)
+                                              : backward_workspace<double>(args, threads);
 }
 Status forward_any(const MixtureForward& args, Execution execution) {
   execution.threads = threads_used(execution.threads);
-  return args.problem.dtype == Dtype::float32 ? forward<float>(args, execution) : forward<double>(args, execution);
+  return args.problem.dtype == Dtype::float32 ? forward<float>(args, execution)
+                                              : forward<double>(args, execution);
 }
 Status backward_any(const MixtureBackward& args, Execution execution) {
   execution.threads = threads_used(execution.threads);
-  return args.problem.dtype == Dtype::float32 ? backward<float>(args, execution) : backward<double>(args, execution);
+  return args.problem.dtype == Dtype::float32 ? backward<float>(args, execution)
+                                              : backward<double>(args, execution);
 }
 
 }  // namespace
 
 extern const MixtureVariant PYKERNELS_JOIN(mixture_, PYKERNELS_ISA);
 const MixtureVariant PYKERNELS_JOIN(mixture_, PYKERNELS_ISA) = {
-    PYKERNELS_STRING(PYKERNELS_ISA), [] { return cpu_supports(Isa::PYKERNELS_ISA); }, false, forward_workspace_any, backward_workspace_any, forward_any, backward_any};
+    PYKERNELS_STRING(PYKERNELS_ISA),
+    [] { return cpu_supports(Isa::PYKERNELS_ISA); },
+    false,
+    forward_workspace_any,
+    backward_workspace_any,
+    forward_any,
+    backward_any};
 
 }  // namespace pykernels

@@ -15,7 +15,8 @@ template <int size> struct Int {
   static constexpr int kValue = size;
 };
 
-// Calls launch(Int<D>) with the smallest D that is compiled and not below `dims`: for float64, few, as it is rarer.
+// Calls launch(Int<D>) with the smallest D that is compiled and not below `dims`: for float64, few, as it is
+// rarer.
 template <class T, class Launch> void with_dims(int64_t dims, const Launch& launch) {
   if constexpr (sizeof(T) == 4) {
     if (dims <= 1) return launch(Int<1>{});
@@ -31,16 +32,17 @@ template <class T, class Launch> void with_dims(int64_t dims, const Launch& laun
 }
 
 template <class T, int D, int rows, bool slopes>
-void launch_joint(const MixtureProblem& p, const ForwardPlan<T>& plan, const JointOutput<T>& out, int64_t elements,
-                  uint32_t first, cudaStream_t stream) {
+void launch_joint(const MixtureProblem& p, const ForwardPlan<T>& plan, const JointOutput<T>& out,
+                  int64_t elements, uint32_t first, cudaStream_t stream) {
   const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
   const size_t shared = kTile<T> * Record<T, D>::kSize * sizeof(T);
-  PYKERNELS_LAUNCH((forward_joint<T, D, rows, slopes>), blocks, kThreads, shared, stream, p, out, plan.joint.units, first);
+  PYKERNELS_LAUNCH((forward_joint<T, D, rows, slopes>), blocks, kThreads, shared, stream, p, out,
+                   plan.joint.units, first);
 }
 
 template <class T>
-void forward_few(const MixtureProblem& p, const ForwardPlan<T>& plan, const JointOutput<T>& out, int64_t elements,
-                 uint32_t first, cudaStream_t stream) {
+void forward_few(const MixtureProblem& p, const ForwardPlan<T>& plan, const JointOutput<T>& out,
+                 int64_t elements, uint32_t first, cudaStream_t stream) {
   constexpr bool kSingle = sizeof(T) == 4;
   with_dims<T>(p.dims, [&](auto dims) {
     constexpr int D = decltype(dims)::kValue;
@@ -53,40 +55,43 @@ void forward_few(const MixtureProblem& p, const ForwardPlan<T>& plan, const Join
   });
 }
 
-// Dimensions at a time. Such that few are left over for the last time; or, of long sums, a part of kSummedDims.
+// Dimensions at a time. Such that few are left over for the last time; or, of long sums, a part of
+// kSummedDims.
 int depth_of(int dims) {
   return dims > kSummedDims ? 8 : static_cast<int>(divide_up(dims, divide_up(dims, kMaxDepth)));
 }
 
 template <class T>
-void forward_many(const MixtureProblem& p, const ForwardPlan<T>& plan, const ForwardMemory<T>& memory, int64_t elements,
-                  uint32_t first, cudaStream_t stream) {
+void forward_many(const MixtureProblem& p, const ForwardPlan<T>& plan, const ForwardMemory<T>& memory,
+                  int64_t elements, uint32_t first, cudaStream_t stream) {
   const int dims = static_cast<int>(p.dims), depth = depth_of(dims);
   const PackedComponents<T>& components = memory.components;
   const PackedRows<T>& rows = memory.rows;
   const T* const none = nullptr;
   PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(components.tiles / 2), grid(elements)), kTileThreads,
                    kTileThreads * sizeof(LogProduct<T>), stream, p, components, first);
-  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(rows.tiles), grid(elements)), kTileThreads, 0, stream, p, none, none, rows, first);
+  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(rows.tiles), grid(elements)), kTileThreads, 0, stream, p, none,
+                   none, rows, first);
   const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
   if (plan.slope_tiles) {
-    PYKERNELS_LAUNCH(forward_joint_slopes<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream, components,
-                     rows, memory.joint, dims, plan.joint.units);
+    PYKERNELS_LAUNCH(forward_joint_slopes<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
+                     components, rows, memory.joint, dims, plan.joint.units);
     return;
   }
   const size_t shared = 2 * 6 * kMaxDepth * kSide<T> * sizeof(T);
   if (dims > kSummedDims)
-    PYKERNELS_LAUNCH((forward_joint_tiles<T, true>), blocks, kTileThreads, shared, stream, components, rows, memory.joint,
-                     dims, depth, plan.joint.units, first);
+    PYKERNELS_LAUNCH((forward_joint_tiles<T, true>), blocks, kTileThreads, shared, stream, components, rows,
+                     memory.joint, dims, depth, plan.joint.units, first);
   else
-    PYKERNELS_LAUNCH((forward_joint_tiles<T, false>), blocks, kTileThreads, shared, stream, components, rows, memory.joint,
-                     dims, depth, plan.joint.units, first);
+    PYKERNELS_LAUNCH((forward_joint_tiles<T, false>), blocks, kTileThreads, shared, stream, components, rows,
+                     memory.joint, dims, depth, plan.joint.units, first);
 }
 
 template <class T>
-void launch_pack_marginals(const MixtureProblem& p, const PackedMarginals<T>& packed, int64_t elements, uint32_t first,
-                           cudaStream_t stream) {
-  const dim3 blocks(grid(divide_up(packed.count * packed.dims, kTileThreads)), grid(elements * packed.dim_blocks));
+void launch_pack_marginals(const MixtureProblem& p, const PackedMarginals<T>& packed, int64_t elements,
+                           uint32_t first, cudaStream_t stream) {
+  const dim3 blocks(grid(divide_up(packed.count * packed.dims, kTileThreads)),
+                    grid(elements * packed.dim_blocks));
   PYKERNELS_LAUNCH(pack_marginals<T>, blocks, kTileThreads, 0, stream, p, packed, first);
 }
 
@@ -94,7 +99,8 @@ template <class T, int rows, bool slopes>
 void launch_marginal(const MixtureProblem& p, const ForwardPlan<T>& plan, const ForwardMemory<T>& memory,
                      int64_t elements, uint32_t first, cudaStream_t stream) {
   const PackedMarginals<T>& packed = memory.marginals;
-  const dim3 blocks(grid(plan.marginal_row_blocks), grid(plan.marginal_splits.count), grid(elements * packed.dim_blocks));
+  const dim3 blocks(grid(plan.marginal_row_blocks), grid(plan.marginal_splits.count),
+                    grid(elements * packed.dim_blocks));
   const size_t shared = 3 * kMarginalTile<T> * packed.dims * sizeof(T);
   PYKERNELS_LAUNCH((forward_marginal<T, rows, slopes>), blocks, kMarginalThreads, shared, stream, p, packed,
                    memory.marginal, plan.marginal_splits.units, first);
@@ -119,8 +125,9 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
       else
         forward_few(p, plan, memory.joint, elements, first, stream);
       if (memory.joint.part)
-        PYKERNELS_LAUNCH(merge_joint<T>, grid(divide_up(elements * p.rows, kThreads / 32)), kThreads, 0, stream, memory.joint,
-                         p.rows, static_cast<int>(p.dims), static_cast<int>(plan.joint.count), elements, first);
+        PYKERNELS_LAUNCH(merge_joint<T>, grid(divide_up(elements * p.rows, kThreads / 32)), kThreads, 0,
+                         stream, memory.joint, p.rows, static_cast<int>(p.dims),
+                         static_cast<int>(plan.joint.count), elements, first);
     }
     if (args.marginal) {
       constexpr int kRows = sizeof(T) == 4 ? 8 : 4;
@@ -130,8 +137,9 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
       else
         launch_marginal<T, kRows, false>(p, plan, memory, elements, first, stream);
       if (memory.marginal.part)
-        PYKERNELS_LAUNCH(merge_marginal<T>, grid(divide_up(elements * p.rows * p.dims, kThreads)), kThreads, 0, stream,
-                         memory.marginal, p.rows * p.dims, static_cast<int>(plan.marginal_splits.count), elements, first);
+        PYKERNELS_LAUNCH(merge_marginal<T>, grid(divide_up(elements * p.rows * p.dims, kThreads)), kThreads,
+                         0, stream, memory.marginal, p.rows * p.dims,
+                         static_cast<int>(plan.marginal_splits.count), elements, first);
     }
   }
   return launch_status();
@@ -144,23 +152,24 @@ template <class T> int64_t forward_workspace(const MixtureForward& args) {
 }
 
 template <class T>
-void sum_gradient(const MixtureProblem& p, const GradientOutput<T>& out, int64_t dims, int64_t elements, uint32_t first,
-                  cudaStream_t stream) {
+void sum_gradient(const MixtureProblem& p, const GradientOutput<T>& out, int64_t dims, int64_t elements,
+                  uint32_t first, cudaStream_t stream) {
   if (!out.tensor.data || !out.dense) return;
   const int64_t* inner = out.tensor.strides + p.batch.ndim;
   const bool keep_dims = dims == 1 || inner[1] != 0, keep_components = p.components == 1 || inner[0] != 0;
   const int64_t kept = keep_dims ? dims : 1;
   if (keep_components)
-    PYKERNELS_LAUNCH(sum_dims<T>, grid(divide_up(p.components * kept, kFinishThreads)), kFinishThreads, 0, stream, p, out,
-                     static_cast<int>(dims), keep_dims, elements, first);
+    PYKERNELS_LAUNCH(sum_dims<T>, grid(divide_up(p.components * kept, kFinishThreads)), kFinishThreads, 0,
+                     stream, p, out, static_cast<int>(dims), keep_dims, elements, first);
   else
-    PYKERNELS_LAUNCH(sum_components<T>, grid(kept), kFinishThreads, kFinishThreads * sizeof(double), stream, p, out,
-                     static_cast<int>(dims), keep_dims, elements, first);
+    PYKERNELS_LAUNCH(sum_components<T>, grid(kept), kFinishThreads, kFinishThreads * sizeof(double), stream,
+                     p, out, static_cast<int>(dims), keep_dims, elements, first);
 }
 
 template <class T>
-void launch_joint_sums(const MixtureBackward& args, const BackwardPlan<T>& plan, const BackwardMemory<T>& memory,
-                       int64_t elements, uint32_t first, cudaStream_t stream) {
+void launch_joint_sums(const MixtureBackward& args, const BackwardPlan<T>& plan,
+                       const BackwardMemory<T>& memory, int64_t elements, uint32_t first,
+                       cudaStream_t stream) {
   const MixtureProblem& p = args.problem;
   const T *log2 = static_cast<const T*>(args.joint_log2), *gradient = static_cast<const T*>(args.grad_joint);
   const dim3 blocks(grid(plan.component_blocks), grid(plan.joint.count), grid(elements));
@@ -175,10 +184,11 @@ void launch_joint_sums(const MixtureBackward& args, const BackwardPlan<T>& plan,
   }
   PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(memory.components.tiles / 2), grid(elements)), kTileThreads,
                    kTileThreads * sizeof(LogProduct<T>), stream, p, memory.components, first);
-  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(memory.rows.tiles), grid(elements)), kTileThreads, 0, stream, p, log2, gradient,
-                   memory.rows, first);
+  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(memory.rows.tiles), grid(elements)), kTileThreads, 0, stream, p,
+                   log2, gradient, memory.rows, first);
   PYKERNELS_LAUNCH(joint_component_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
-                   memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims), plan.joint.units);
+                   memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims),
+                   plan.joint.units);
 }
 
 template <class T> Status backward(const MixtureBackward& args, Execution execution) {
@@ -208,8 +218,9 @@ template <class T> Status backward(const MixtureBackward& args, Execution execut
                        static_cast<const T*>(args.marginal_log2), static_cast<const T*>(args.grad_marginal),
                        memory.marginal_sums, plan.marginal_splits.units, first);
     }
-    PYKERNELS_LAUNCH(finish_gradients<T>, grid(divide_up(elements * p.components * p.dims, kFinishThreads)), kFinishThreads, 0,
-                     stream, p, sums, memory.loc, memory.scale, memory.log_weights, elements, first);
+    PYKERNELS_LAUNCH(finish_gradients<T>, grid(divide_up(elements * p.components * p.dims, kFinishThreads)),
+                     kFinishThreads, 0, stream, p, sums, memory.loc, memory.scale, memory.log_weights,
+                     elements, first);
     sum_gradient(p, memory.loc, p.dims, elements, first, stream);
     sum_gradient(p, memory.scale, p.dims, elements, first, stream);
     sum_gradient(p, memory.log_weights, 1, elements, first, stream);
@@ -242,10 +253,17 @@ Status backward_any(const MixtureBackward& args, Execution execution) {
 
 extern const MixtureVariant mixture_cuda;
 #if defined(PYKERNELS_EMULATED)
-const MixtureVariant mixture_cuda = {"emulated", [] { return true; }, false,
+const MixtureVariant mixture_cuda = {"emulated",
+                                     [] { return true; },
+                                     false,
 #else
-const MixtureVariant mixture_cuda = {"cuda", [] { return cuda_devices().count > 0; }, true,
+const MixtureVariant mixture_cuda = {"cuda",
+                                     [] { return cuda_devices().count > 0; },
+                                     true,
 #endif
-                                     forward_workspace_any, backward_workspace_any, forward_any, backward_any};
+                                     forward_workspace_any,
+                                     backward_workspace_any,
+                                     forward_any,
+                                     backward_any};
 
 }  // namespace pykernels
