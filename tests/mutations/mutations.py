@@ -1,0 +1,249 @@
+"""Mistakes to make in the CUDA sources, each as replacements of text, and what each ought to be caught by.
+
+The text is looked for in all CUDA sources at once, whatever its line breaks, so that moving and formatting code
+costs nothing; it has to be there exactly once, or the mutation means nothing any more.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    name: str
+    replacements: tuple[tuple[str, str], ...]
+    sanitizers: tuple[str, ...] = ()  # modes of tests/native/build.py to run besides the plain one
+
+
+def mutation(
+    name: str, before: str, after: str, *more: tuple[str, str], also: tuple[str, ...] = ()
+) -> Mutation:
+    return Mutation(name, ((before, after), *more), also)
+
+
+RACE, ADDRESS = ("thread",), ("address",)
+
+MUTATIONS = (
+    mutation(
+        "no barrier after a tile of components was read",
+        "  __syncthreads();\n  return accurate;",
+        "  return accurate;",
+        also=RACE,
+    ),
+    mutation(
+        "no barrier before the next tile of components overwrites this one",
+        "      add_tile<false, kMany>(records, count, own);\n    __syncthreads();",
+        "      add_tile<false, kMany>(records, count, own);\n",
+        also=RACE,
+    ),
+    mutation(
+        "no barrier before the next tile of rows overwrites this one",
+        "add_row<false>(records + row * kSize, own);\n    __syncthreads();",
+        "add_row<false>(records + row * kSize, own);\n",
+        also=RACE,
+    ),
+    mutation(
+        "no barrier before the next marginal tile overwrites this one",
+        "packed.dims, z, sum, slope);\n    __syncthreads();",
+        "packed.dims, z, sum, slope);\n",
+        also=RACE,
+    ),
+    mutation(
+        "waiting for one group of copies too few",
+        "async_wait<0>();\n      }",
+        "async_wait<1>();\n      }",
+    ),
+    mutation(
+        "waiting for no copy of a chunk",
+        "  async_wait<0>();\n  __syncthreads();\n  return count;",
+        "  return count;",
+    ),
+    mutation(
+        "no barrier before a stage of copies is overwritten",
+        "      __syncthreads();  // before this stage is overwritten\n",
+        "",
+        also=RACE,
+    ),
+    mutation(
+        "a barrier that some threads pass by",
+        "      __syncthreads();  // before this stage is overwritten",
+        "      if (thread < 250) __syncthreads();",
+    ),
+    mutation(
+        "each thread decides by itself whether a tile is reached",
+        "    // The first tile has to lay the ground, whatever its weights.\n"
+        "    if (!__syncthreads_or(reached || tile == begin)) continue;",
+        "    if (!(reached || tile == begin)) continue;",
+    ),
+    mutation(
+        "weights of a tile overwritten before all warps have read them (forward)",
+        "dims + d + own_d + k] = slope[r][k];\n      }\n      __syncthreads();",
+        "dims + d + own_d + k] = slope[r][k];\n      }\n",
+        also=RACE,
+    ),
+    mutation(
+        "weights of a tile overwritten before all warps have read them (backward)",
+        "out[dims * components.count + at] = second[i][k];\n        }\n      }\n      __syncthreads();",
+        "out[dims * components.count + at] = second[i][k];\n        }\n      }\n",
+        also=RACE,
+    ),
+    mutation(
+        "no barrier in the sum over components",
+        "      __syncthreads();\n      if (thread < half)",
+        "      if (thread < half)",
+        also=RACE,
+    ),
+    mutation(
+        "a lane misses the shuffles of the merge",
+        "  for (int step = 16; step > 0; step /= 2)\n    sum = merge(",
+        "  for (int step = 16; lane < 31 && step > 0; step /= 2)\n    sum = merge(",
+    ),
+    mutation(
+        "rows beyond the last are written",
+        "    if (row >= problem.rows) continue;\n",
+        "",
+        also=ADDRESS,
+    ),
+    mutation(
+        "shared memory for one row too few",
+        "kTile<T> * RowRecord<T, D>::kSize * sizeof(T)",
+        "(kTile<T> - 1) * RowRecord<T, D>::kSize * sizeof(T)",
+        also=ADDRESS,
+    ),
+    mutation(
+        "all splits write to the place of the first",
+        "(local_element * splits + split) * problem.rows + row;",
+        "local_element * splits * problem.rows + row;",
+    ),
+    mutation(
+        "the merge forgets the last split",
+        "real && split < splits; split += 32",
+        "real && split < splits - 1; split += 32",
+    ),
+    mutation(
+        "the merge takes 32 splits at most",
+        "real && split < splits; split += 32",
+        "real && split < splits && split < 32; split += 32",
+    ),
+    mutation(
+        "the merge adds masses of different tops",
+        "fma(a.mass, fast_exp2(a.top - top), b.mass",
+        "fma(a.mass, static_cast<T>(1), b.mass",
+    ),
+    mutation(
+        "slopes of earlier tiles are not scaled to the new top",
+        "tiles.factor[across + r] * out.part_slope",
+        "out.part_slope",
+    ),
+    mutation(
+        "the first tile adds to what stood in memory",
+        "own_d + k < count && tile != begin;\n          slope[r][k]",
+        "own_d + k < count;\n          slope[r][k]",
+    ),
+    mutation(
+        "the wrong form of the few-dimensional loop",
+        "if (load_records<T, D>(",
+        "if (!load_records<T, D>(",
+    ),
+    mutation(
+        "the multiplied-out form whatever the components",
+        "static constexpr float kSafeProduct = 16;",
+        "static constexpr float kSafeProduct = 1e9f;",
+    ),
+    mutation(
+        "m instead of m s in the packed tiles",
+        "accurate ? component.m : component.m * component.s;",
+        "component.m;",
+    ),
+    mutation(
+        "the last, shallower stage taken for a whole one",
+        "const int count = dims - d < depth ? dims - d : depth;\n      const T* here",
+        "const int count = depth;\n      const T* here",
+    ),
+    mutation(
+        "the backward pass adds in another order than the forward pass",
+        "T t[D], log2 = own.constant[k];",
+        "T t[D], log2 = 0;",
+        ("fast_exp2(log2 + record[", "fast_exp2(log2 + own.constant[k] + record["),
+    ),
+    mutation(
+        "long sums are not made of shorter ones in one of the passes",
+        "if (long_sums && ((d + depth) % kSummedDims == 0 || last_of_pair)) move",
+        "if (long_sums && last_of_pair) move",
+    ),
+    mutation(
+        "absent components are read",
+        "  if (absent) return {1, 0};\n",
+        "",
+    ),
+    mutation(
+        "rows without density count",
+        "  if (log2 == -static_cast<T>(INFINITY)) return {false,",
+        "  if (false) return {false,",
+    ),
+    mutation(
+        "weights of 0 are multiplied",
+        "      if (slopes && weight != 0) {",
+        "      if (slopes) {",
+    ),
+    mutation(
+        "the last component of a tile is left out",
+        "  for (; i < count; ++i) add_components",
+        "  for (; i < count - 1; ++i) add_components",
+    ),
+    mutation(
+        "the last pair of tiles is left out",
+        "components.tiles / 2 - first_pair;",
+        "components.tiles / 2 - first_pair - 1;",
+    ),
+    mutation(
+        "the sum over dimensions drops the last",
+        "(keep_dims ? 1 : dims); ++d) total",
+        "(keep_dims ? 1 : dims - 1); ++d) total",
+    ),
+    mutation(
+        "later batch elements overwrite a shared gradient",
+        "seen_before(problem.batch, tensor, element) ? target + total : total",
+        "total",
+    ),
+    mutation(
+        "later steps of the batch write to the first one's place",
+        "(first_element + element) * rows.count + row, sum[r]",
+        "element * rows.count + row, sum[r]",
+    ),
+    mutation(
+        "a kernel on the default stream",
+        "kThreads, 0, stream, memory.joint,",
+        "kThreads, 0, nullptr, memory.joint,",
+    ),
+)
+
+
+def cuda_sources(csrc: Path) -> list[Path]:
+    mixture = csrc / "mixture"
+    return sorted([*mixture.glob("cuda_*.h"), *mixture.glob("*.cu")])
+
+
+def _pattern(text: str) -> re.Pattern:
+    return re.compile(r"\s+".join(map(re.escape, text.split())))
+
+
+def file_with(csrc: Path, text: str) -> Path:
+    """The only CUDA source with this text."""
+    found = [path for path in cuda_sources(csrc) for _ in _pattern(text).findall(path.read_text())]
+    if len(found) != 1:
+        places = ", ".join(path.name for path in found) or "nowhere"
+        raise LookupError(
+            f"this text of a mutation has to be in the CUDA sources once, but is in {places}:\n{text}"
+        )
+    return found[0]
+
+
+def apply(mutation: Mutation, csrc: Path) -> list[str]:
+    """Makes the mistake in a copy of the sources; returns the names of the files."""
+    changed = []
+    for before, after in mutation.replacements:
+        path = file_with(csrc, before)
+        path.write_text(_pattern(before).sub(lambda _, after=after: after, path.read_text()))
+        changed.append(path.name)
+    return sorted(set(changed))
