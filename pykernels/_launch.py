@@ -1,6 +1,8 @@
 """From tensors to pointers: chooses the compiled kernel or the reference, allocates outputs and workspace,
 and keeps every tensor alive whose address it hands out. The only file that knows `_C`."""
 
+import functools
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -49,7 +51,6 @@ def _chosen_variant() -> str:
 
 
 _variant = _chosen_variant()
-_device_variants = _C.device_variants() if _C else []
 
 
 def current_variant() -> str:
@@ -147,9 +148,12 @@ def mixture_log_prob_backward(
     if nothing_to_do:
         return outputs
     if output_mask[0] and gives_slopes(value):
-        parts = [] if grad_joint is None else [grad_joint.unsqueeze(-1) * joint_slope]
-        parts += [] if grad_marginal is None else [grad_marginal * marginal_slope]
-        outputs = sum(parts).sum_to_size(value.shape), *outputs[1:]
+        gradient = torch.zeros_like(joint_slope if grad_marginal is None else marginal_slope)
+        if grad_joint is not None:
+            gradient += _where_reached(grad_joint, joint_log2).unsqueeze(-1) * joint_slope
+        if grad_marginal is not None:
+            gradient += _where_reached(grad_marginal, marginal_log2) * marginal_slope
+        outputs = gradient.sum_to_size(value.shape), *outputs[1:]
         output_mask = False, *output_mask[1:]
         if not any(output_mask):
             return outputs
@@ -169,11 +173,22 @@ def mixture_log_prob_backward(
     return outputs
 
 
+def _where_reached(gradient: Tensor, log2_density: Tensor) -> Tensor:
+    """0 where the density is -inf: such a point has no gradient, not even times an infinite one."""
+    return gradient.masked_fill(log2_density == -math.inf, 0)
+
+
+@functools.cache
+def _runs_on_gpus() -> bool:
+    # Asked late: it starts CUDA, which fixes the devices that this process sees.
+    return _C is not None and CUDA in _C.device_variants()
+
+
 def variant_for(value: Tensor) -> str:
     """The kernel that takes a call with this tensor."""
     if value.is_cpu:
         return _variant
-    return CUDA if value.is_cuda and CUDA in _device_variants else REFERENCE
+    return CUDA if value.is_cuda and _runs_on_gpus() else REFERENCE
 
 
 def _place(value: Tensor) -> tuple[int, int, int, Callable[[int], int] | None]:

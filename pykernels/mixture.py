@@ -118,7 +118,8 @@ def _evaluate(
 
 def _needs_gradient(value: Tensor) -> bool:
     """Whether `value` may need one: a transform hides it."""
-    return value.requires_grad or torch._C._are_functorch_transforms_active()
+    hidden = torch._C._are_functorch_transforms_active()
+    return torch.is_grad_enabled() and (value.requires_grad or hidden)
 
 
 def _function() -> type[Function]:

@@ -11,7 +11,8 @@ enum class Status {
   unknown_variant,
   unsupported_cpu,
   launch_failed,
-  batch_too_large
+  batch_too_large,
+  too_many_dims
 };
 
 // What CUDA said of this thread's last launch that failed.
@@ -26,6 +27,7 @@ static inline const char* status_text(Status status) {
     case Status::unsupported_cpu:
       return "this machine lacks the instructions, or the device, of that variant";
     case Status::batch_too_large: return "a GPU takes at most 4294967295 batch elements in one call";
+    case Status::too_many_dims: return "a GPU takes at most 4194240 dimensions";
     case Status::launch_failed: return launch_problem;
   }
   return "unknown status";

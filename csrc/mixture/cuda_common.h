@@ -20,12 +20,16 @@ namespace pykernels {
 template <class T> struct Limits;
 
 template <> struct Limits<float> {
-  static constexpr float kLargest = 1e38f;
-  static constexpr float kSafeProduct = 16;  // t is then off by at most 1e-6
+  static constexpr float kLargest = 3.4e38f;           // of a log-weight, and below zero of any density
+  static constexpr float kNarrowest = 1.7e38f;         // s: twice as much must be a number
+  static constexpr float kSmallest = 1.17549435e-38f;  // without losing digits
+  static constexpr float kSafeProduct = 16;            // t is then off by at most 1e-6
 };
 
 template <> struct Limits<double> {
-  static constexpr double kLargest = 1e307;
+  static constexpr double kLargest = 1.79e308;
+  static constexpr double kNarrowest = 8.9e307;
+  static constexpr double kSmallest = 2.2250738585072014e-308;
   static constexpr double kSafeProduct = 4096;  // and here by 5e-13
 };
 
@@ -110,7 +114,7 @@ template <class T> struct Standard {
 template <class T> PYKERNELS_DEVICE Standard<T> standard(T loc, T scale, bool absent) {
   if (absent) return {1, 0};
   T s = static_cast<T>(kRootHalfLog2E) / scale;
-  if (s > Limits<T>::kLargest) s = Limits<T>::kLargest;
+  if (s > Limits<T>::kNarrowest) s = Limits<T>::kNarrowest;
   if (!(scale > 0)) s = static_cast<T>(NAN);
   return {s, loc};
 }
@@ -158,7 +162,7 @@ template <class T> PYKERNELS_DEVICE ExpSum<T> merge(ExpSum<T> a, ExpSum<T> b) {
 }
 
 template <class T> PYKERNELS_DEVICE T log2_of(ExpSum<T> sum) {
-  if (sum.top >= Limits<T>::kLargest / 2) return static_cast<T>(INFINITY);  // a log-weight of +inf
+  if (sum.top >= Limits<T>::kLargest) return static_cast<T>(INFINITY);  // a log-weight of +inf
   return sum.top + log2(sum.mass);
 }
 
@@ -172,6 +176,10 @@ template <class T> PYKERNELS_DEVICE void multiply(LogProduct<T>& product, T fact
   using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
   constexpr int kMantissa = sizeof(T) == 4 ? 23 : 52, kMost = sizeof(T) == 4 ? 255 : 2047;
   product.mantissa *= factor;
+  if (product.mantissa < Limits<T>::kSmallest) {  // a denormal number has no exponent to read
+    product.mantissa *= static_cast<T>(1ull << kMantissa);
+    product.exponent -= kMantissa;
+  }
   Bits bits;
   memcpy(&bits, &product.mantissa, sizeof bits);
   const int exponent = static_cast<int>(bits >> kMantissa) & kMost;

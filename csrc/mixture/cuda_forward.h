@@ -95,6 +95,7 @@ PYKERNELS_DEVICE bool load_records(const Components<T>& components, int64_t firs
 template <class T, int D, int rows, bool slopes> struct RowSums {
   T z[rows][D];
   ExpSum<T> sum[rows];
+  T recent[rows];  // the mass of this tile, added to the sum at its end: rounding errors grow with the terms
   T slope[slopes ? rows : 1][slopes ? D : 1];  // sum_i 2^(x_i - top) s t
 };
 
@@ -127,6 +128,7 @@ PYKERNELS_DEVICE void add_components(const T* record, RowSums<T, D, rows, slopes
     if (top > sum.top) {
       const T factor = fast_exp2(sum.top - top);
       sum = {top, sum.mass * factor};
+      own.recent[row] *= factor;
       if (slopes) {
         PYKERNELS_UNROLL
         for (int d = 0; d < D; ++d) own.slope[row][d] *= factor;
@@ -135,7 +137,7 @@ PYKERNELS_DEVICE void add_components(const T* record, RowSums<T, D, rows, slopes
     PYKERNELS_UNROLL
     for (int i = 0; i < many; ++i) {
       const T weight = fast_exp2(log2[i][row] - sum.top);
-      sum.mass += weight;
+      own.recent[row] += weight;
       // Where the weight is 0, t may be infinite; and there is nothing to add.
       if (slopes && weight != 0) {
         PYKERNELS_UNROLL
@@ -154,6 +156,11 @@ PYKERNELS_DEVICE void add_tile(const T* records, int count, RowSums<T, D, rows, 
   for (; i + many <= count; i += many) add_components<accurate, many>(records + i * kSize, own);
   PYKERNELS_UNROLL_BY(1)
   for (; i < count; ++i) add_components<accurate, 1>(records + i * kSize, own);
+  PYKERNELS_UNROLL
+  for (int row = 0; row < rows; ++row) {
+    own.sum[row].mass += own.recent[row];
+    own.recent[row] = 0;
+  }
 }
 
 // Grid: blocks of rows, splits of the components, batch elements from `first_element` on.
@@ -173,6 +180,7 @@ __global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>())) forw
   for (int r = 0; r < rows; ++r) {
     const int64_t row = first_row + r * kThreads;
     own.sum[r] = empty_sum<T>();
+    own.recent[r] = 0;
     PYKERNELS_UNROLL
     for (int d = 0; d < D; ++d) {
       own.z[r][d] = row < problem.rows && d < components.dims ? at(value, row, d) : 0;

@@ -78,12 +78,14 @@ PYKERNELS_DEVICE void add_marginals(const T* s, const T* m, const T* constant, i
       sum[row] = {top, sum[row].mass * factor};
       if (slopes) slope[row] *= factor;
     }
+    T mass = 0;  // summed by itself first: rounding errors grow with the terms
     PYKERNELS_UNROLL
     for (int i = 0; i < many; ++i) {
       const T weight = fast_exp2(log2[i] - sum[row].top);
-      sum[row].mass += weight;
+      mass += weight;
       if (slopes && weight != 0) slope[row] = fma(weight * s[i * stride], t[i], slope[row]);
     }
+    sum[row].mass += mass;
   }
 }
 

@@ -12,6 +12,7 @@ namespace pykernels {
 constexpr int kFewDims = 16;                // up to here a row fits in a thread's registers
 constexpr int64_t kWantedBlocks = 2640;     // a few waves of blocks on the largest GPUs
 constexpr int64_t kMostMemory = 256 << 20;  // for batch elements that could as well follow one another
+constexpr int64_t kMostDims = kMaxDims * kMostGridRows;
 
 static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }

@@ -110,6 +110,7 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
   const MixtureProblem& p = args.problem;
   const OnDevice device(execution.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(execution.stream);
+  if (p.dims > kMostDims) return Status::too_many_dims;
   const ForwardPlan<T> plan = plan_forward<T>(args);
   Arena arena = arena_over(args.workspace);
   const ForwardMemory<T> memory = take_forward(arena, args, plan);
@@ -146,6 +147,7 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
 }
 
 template <class T> int64_t forward_workspace(const MixtureForward& args) {
+  if (args.problem.dims > kMostDims) return 0;  // refused later
   Arena arena{nullptr, kAlignment};
   take_forward(arena, args, plan_forward<T>(args));
   return arena.used;
@@ -195,6 +197,7 @@ template <class T> Status backward(const MixtureBackward& args, Execution execut
   const MixtureProblem& p = args.problem;
   const OnDevice device(execution.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(execution.stream);
+  if (p.dims > kMostDims) return Status::too_many_dims;
   const BackwardPlan<T> plan = plan_backward<T>(args);
   Arena arena = arena_over(args.workspace);
   const BackwardMemory<T> memory = take_backward(arena, args, plan);
@@ -229,6 +232,7 @@ template <class T> Status backward(const MixtureBackward& args, Execution execut
 }
 
 template <class T> int64_t backward_workspace(const MixtureBackward& args) {
+  if (args.problem.dims > kMostDims) return 0;  // refused later
   Arena arena{nullptr, kAlignment};
   take_backward(arena, args, plan_backward<T>(args));
   return arena.used;

@@ -105,16 +105,18 @@ def _tile_gradients(
         pair = log_normal + weights
         by_dim = _responsible(grad_marginal.unsqueeze(-2), pair, marginal.unsqueeze(-2), absent)
         q, grad_weights = q + by_dim, grad_weights + by_dim.sum(-1, keepdim=True)
-    # Masked once more: a row of NaN must not reach an absent component.
-    pull = (q * u / scale).masked_fill(absent, 0)
-    grad_scale = (q * (u.square() - 1) / scale).masked_fill(absent, 0)
+    # A row of NaN must not reach an absent component, nor infinitely far ones a component that is not theirs.
+    none = absent | (q == 0)
+    pull = (q * u / scale).masked_fill(none, 0)
+    grad_scale = (q * (u.square() - 1) / scale).masked_fill(none, 0)
     return -pull.sum(-2), pull.sum(-3), grad_scale.sum(-3), grad_weights.squeeze(-1).sum(-2)
 
 
 def _responsible(gradient: Tensor, log_density: Tensor, total: Tensor, absent: Tensor) -> Tensor:
     """gradient * exp(log_density - total), 0 in a row whose total is -inf and for an absent component."""
-    total = total.masked_fill(total == -math.inf, 0)
-    return (gradient * (log_density - total).exp()).masked_fill(absent, 0)
+    out_of_reach = total == -math.inf
+    share = (log_density - total.masked_fill(out_of_reach, 0)).exp()
+    return (gradient * share).masked_fill(absent | out_of_reach, 0)
 
 
 def _row_part(

@@ -45,6 +45,7 @@ def test_a_graph_captures_forward_and_backward(gpu):
     torch.testing.assert_close(captured, density_and_gradients(fresh), rtol=0, atol=0)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_nothing_waits_for_the_device(gpu):
     inputs = mixture_inputs(50, 60, 3, dtype=torch.float32)
     previous = torch.cuda.get_sync_debug_mode()

@@ -255,3 +255,21 @@ def test_an_absent_component_has_no_gradient_beside_a_row_of_nan(variant):
     log_prob = gaussian_mixture_log_prob(torch.tensor([[math.nan]]), loc, torch.ones(()), log_weights)
     (gradient,) = torch.autograd.grad(log_prob, loc)
     assert gradient[0].isnan() and gradient[1] == 0
+
+
+def test_a_point_out_of_reach_gives_nothing_even_to_an_infinite_gradient(variant):
+    value, loc, scale, _ = mixture_inputs(4, 5, 3, weighted=False)
+    value = value.detach().index_fill(0, torch.tensor(0), math.inf).requires_grad_()
+    result = gaussian_mixture_log_prob(value, loc, scale)
+    upstream = torch.ones_like(result).index_fill(0, torch.tensor(0), math.inf)
+    gradient, of_loc = torch.autograd.grad(result, (value, loc), upstream)
+    assert gradient[0].eq(0).all() and gradient.isfinite().all() and of_loc.isfinite().all()
+
+
+def test_many_components_of_one_size(variant):
+    """A sum of 50,000 terms that are all alike, as hard on rounding as sums can be."""
+    loc = torch.randn(50_000, 1, dtype=torch.float64)
+    value = torch.randn(7, 1, dtype=torch.float64)
+    expected = gaussian_mixture_log_prob(value, loc, torch.tensor(2.0, dtype=torch.float64))
+    result = gaussian_mixture_log_prob(value.float(), loc.float(), torch.tensor(2.0))
+    torch.testing.assert_close(result, expected.float(), rtol=0, atol=4e-6)

@@ -208,6 +208,9 @@ def test_opcheck(variant, asked, shapes):
     for mask in ([True] * 4, [True, False, True, False], [True, False, False, False]):
         arguments = *cotangents, *in_base_2, *slopes, value, loc, scale, weights, mask
         torch.library.opcheck(OP.mixture_log_prob_backward.default, arguments)
+    transposed = [None if c is None else c.mT.contiguous().mT if c.dim() > 1 else c for c in cotangents]
+    arguments = *transposed, *arguments[2:]
+    torch.library.opcheck(OP.mixture_log_prob_backward.default, arguments)
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
@@ -233,7 +236,7 @@ def test_half_and_float32_mix(variant):
 def test_autocast_returns_float32(variant):
     inputs = mixture_inputs(dtype=torch.float32)
     weight = torch.eye(3).requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(inputs.value.device.type, torch.bfloat16):
         projected = inputs.value @ weight
         result = pykernels.gaussian_mixture_log_prob(projected, *inputs[1:])
     assert projected.dtype == torch.bfloat16 and result.dtype == torch.float32
