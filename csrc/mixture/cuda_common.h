@@ -23,7 +23,7 @@ template <> struct Limits<float> {
   static constexpr float kLargest = 3.4e38f;           // of a log-weight, and below zero of any density
   static constexpr float kNarrowest = 1.7e38f;         // s: twice as much must be a number
   static constexpr float kSmallest = 1.17549435e-38f;  // without losing digits
-  static constexpr float kSafeProduct = 16;            // t is then off by at most 1e-6
+  static constexpr float kSafeProduct = 8;             // t is then off by at most 5e-7
 };
 
 template <> struct Limits<double> {

@@ -147,7 +147,7 @@ MUTATIONS = (
     ),
     mutation(
         "the multiplied-out form whatever the components",
-        "static constexpr float kSafeProduct = 16;",
+        "static constexpr float kSafeProduct = 8;",
         "static constexpr float kSafeProduct = 1e9f;",
     ),
     mutation(

@@ -146,6 +146,22 @@ def test_narrow_components_far_from_the_origin(variant, dims):
             assert_accurate(actual, expected, broadcast, 0)
 
 
+@pytest.mark.parametrize("dims", [10, 50])
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+@pytest.mark.parametrize("product", [2.0, 7.9, 8.1, 16.0])
+def test_both_sides_of_the_guard(variant, dims, scale, product):
+    """Where the largest |loc| / scale decides between two forms of the CUDA loop, at 8 / sqrt(log2(e) / 2)."""
+    loc = (2 * torch.rand(300, dims) - 1) * product * scale / 0.8493218
+    value = loc[:200] + scale * torch.randn(200, dims)
+    inputs = Inputs(*(t.requires_grad_() for t in (value, loc, torch.full((300, dims), scale))), None)
+    exact = inputs.to(torch.float64)
+    function, outputs = FORMS["joint"]
+    results = function(inputs), [dense(exact)[i] for i in outputs], [dense(inputs)[i] for i in outputs]
+    grads = gradients(results[0], inputs), gradients(results[1], exact), gradients(results[2], inputs)
+    for actual, expected, broadcast in (*zip(*results), *zip(*grads)):
+        assert_accurate(actual, expected, broadcast, expected.abs().max().item())
+
+
 @pytest.mark.parametrize("name", [n for n in reference.__all__ if n.startswith("gaussian")])
 def test_the_reference_differentiates_itself(name):
     """Its public functions go through torch's autograd, and agree with its gradients in closed form."""
