@@ -1,6 +1,6 @@
 // The CUDA variant: which kernels a call takes.
 #include "core/cuda_launch.h"
-#if defined(PYKERNELS_CUDA)
+#if !defined(PYKERNELS_EMULATED)
 #include "core/cuda_device.h"
 #endif
 #include "mixture/cuda_plan.h"

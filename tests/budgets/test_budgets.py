@@ -61,7 +61,7 @@ def compiled(tmp_path_factory):
     if not shutil.which("nvcc"):
         pytest.skip("nvcc is missing: the CUDA kernels cannot be compiled")
     target = tmp_path_factory.mktemp("budgets") / "mixture_cuda.o"
-    command = ["nvcc", "-std=c++17", f"-arch={ARCHITECTURE}", "--fmad=false", "-DPYKERNELS_CUDA", "-Xptxas", "-v"]
+    command = ["nvcc", "-std=c++17", f"-arch={ARCHITECTURE}", "--fmad=false", "-Xptxas", "-v"]
     command += ["-I", str(ROOT / "csrc"), "-c", str(ROOT / "csrc/mixture/mixture_cuda.cu"), "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
