@@ -218,6 +218,43 @@ template <class T> PYKERNELS_INLINE void transpose4(const T* const (&from)[4], T
   for (int j = 0; j < 4; ++j) std::memcpy(to[j], &column[j], sizeof column[j]);
 }
 
+// Elements first .. first + 3 of kLanes arrays, side by side: to[j * kLanes + lane] = from[lane][first + j].
+template <class T>
+PYKERNELS_INLINE void gather_quads(const T* const (&from)[kLanes<T>], int64_t first, T* to) {
+  if constexpr (kLanes<T> >= 4) {
+    for (int lane = 0; lane < kLanes<T>; lane += 4) {
+      T* const at = to + lane;
+      const T* const* const of = from + lane;
+      transpose4<T>({of[0] + first, of[1] + first, of[2] + first, of[3] + first},
+                    {at, at + kLanes<T>, at + 2 * kLanes<T>, at + 3 * kLanes<T>});
+    }
+  } else {
+    for (int j = 0; j < 4; ++j)
+      for (int lane = 0; lane < kLanes<T>; ++lane) to[j * kLanes<T> + lane] = from[lane][first + j];
+  }
+}
+#if defined(__AVX512F__)
+// Four quads to a vector, so that one shuffle serves sixteen arrays.
+PYKERNELS_INLINE void gather_quads(const float* const (&from)[16], int64_t first, float* to) {
+  __m512 row[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    row[i] = _mm512_castps128_ps512(_mm_loadu_ps(from[i] + first));
+    row[i] = _mm512_insertf32x4(row[i], _mm_loadu_ps(from[i + 4] + first), 1);
+    row[i] = _mm512_insertf32x4(row[i], _mm_loadu_ps(from[i + 8] + first), 2);
+    row[i] = _mm512_insertf32x4(row[i], _mm_loadu_ps(from[i + 12] + first), 3);
+  }
+  const __m512d low01 = (__m512d)_mm512_unpacklo_ps(row[0], row[1]);
+  const __m512d low23 = (__m512d)_mm512_unpacklo_ps(row[2], row[3]);
+  const __m512d high01 = (__m512d)_mm512_unpackhi_ps(row[0], row[1]);
+  const __m512d high23 = (__m512d)_mm512_unpackhi_ps(row[2], row[3]);
+  store<float>(to, (VectorF)_mm512_unpacklo_pd(low01, low23));
+  store<float>(to + 16, (VectorF)_mm512_unpackhi_pd(low01, low23));
+  store<float>(to + 32, (VectorF)_mm512_unpacklo_pd(high01, high23));
+  store<float>(to + 48, (VectorF)_mm512_unpackhi_pd(high01, high23));
+}
+#endif
+
 // Horner's rule; coefficients from the highest power down.
 template <class T, int N> PYKERNELS_INLINE Vector<T> polynomial(Vector<T> x, const T (&coefficients)[N]) {
   Vector<T> p = splat(coefficients[0]);
@@ -230,21 +267,24 @@ template <class T, int N> PYKERNELS_INLINE Vector<T> polynomial(Vector<T> x, con
 // to 0. Minimax polynomials with p(0) = 1, relative error 9e-8 (float) and 4e-18 (double).
 #if defined(__AVX512F__)
 
-// f = x - floor(x) in one instruction (0 for an infinite x), and scaling by 2^floor(x) in another.
-PYKERNELS_INLINE VectorF exp2(VectorF x) {
+// f = x - floor(x) in one instruction (0 for an infinite x), and scaling by 2^floor(x) in another, which also
+// leaves 0 in lanes that are not kept.
+PYKERNELS_INLINE VectorF exp2(VectorF x, __mmask16 kept = 0xffff) {
   static constexpr float c[] = {1.8671297e-3f, 9.0170311e-3f, 5.5799912e-2f,
                                 2.4016445e-1f, 6.9315131e-1f, 1.0f};
   const VectorF f = (VectorF)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
-  return (VectorF)_mm512_scalef_ps((__m512)polynomial<float>(f, c), (__m512)x);
+  return (VectorF)_mm512_maskz_scalef_ps(kept, (__m512)polynomial<float>(f, c), (__m512)x);
 }
-PYKERNELS_INLINE VectorD exp2(VectorD x) {
+PYKERNELS_INLINE VectorD exp2(VectorD x, __mmask8 kept = 0xff) {
   static constexpr double c[] = {
       6.2634642590725864733e-10, 6.5595303768637954245e-9, 1.0253212180219565917e-7, 1.3208367324072764129e-6,
       1.5253175052551680542e-5,  1.5403512309795433298e-4, 1.3333558629560780214e-3, 9.6181290995509302535e-3,
       5.5504108665602235396e-2,  2.4022650695906330327e-1, 6.9314718055994592839e-1, 1.0};
   const VectorD f = (VectorD)_mm512_reduce_pd((__m512d)x, _MM_FROUND_TO_NEG_INF);
-  return (VectorD)_mm512_scalef_pd((__m512d)polynomial<double>(f, c), (__m512d)x);
+  return (VectorD)_mm512_maskz_scalef_pd(kept, (__m512d)polynomial<double>(f, c), (__m512d)x);
 }
+// 2^x, and 0 for x up to the bound.
+template <class V> PYKERNELS_INLINE V exp2_above(V x, V bound) { return exp2(x, not_le(x, bound)); }
 
 #else
 
@@ -270,6 +310,7 @@ PYKERNELS_INLINE VectorD exp2(VectorD x) {
       5.5504108664820083134e-2,  2.4022650695910131259e-1, 6.9314718055994532581e-1, 1.0};
   return exp2_by_bits<double>(x, c);
 }
+template <class V> PYKERNELS_INLINE V exp2_above(V x, V bound) { return x <= bound ? V{} : exp2(x); }
 
 #endif
 

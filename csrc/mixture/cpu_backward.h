@@ -43,8 +43,9 @@ template <class T> BackwardScratch<T> take_backward_scratch(Arena& arena, int64_
   return scratch;
 }
 
-// Weights r_kv = grad_joint_k * responsibility of every component of the chunk for one group of rows. Returns
-// how many vectors hold a pair that can matter, and lists them in `live`; with kAll every vector is kept.
+// Weights r_kv = grad_joint_k * responsibility of every component of the chunk for one group of rows, 0 where
+// that cannot matter: smaller numbers would become denormal, with which processors are slow. Returns how many
+// vectors hold a pair that can, and lists them in `live`; with kAll every vector is kept.
 template <class T, bool kAll>
 int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, T negligible,
                       int64_t (&live)[kMostVectors]) {
@@ -56,76 +57,119 @@ int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_
     Vector<T> x[kGroup];
     squared_distances(chunk, v, rows, x);
     const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
+    T* weight = scratch.weight + count * kGroup * kLanes<T>;
     unsigned alive = kAll;
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
       x[k] = (constant - x[k]) - splat(joint[k]);
-      if constexpr (!kAll) alive |= not_le(x[k], splat(negligible));
+      alive |= not_le(x[k], splat(negligible));
+      store(weight + k * kLanes<T>, x[k]);
     }
-    if (!alive) continue;
-    Vector<T> mass = load(scratch.joint_mass + v * kLanes<T>);
-    T* weight = scratch.weight + count * kGroup * kLanes<T>;
+    // No branch on what is as good as random.
+    live[count] = v;
+    count += alive != 0;
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    T* const sum = scratch.joint_mass + live[j] * kLanes<T>;
+    T* const weight = scratch.weight + j * kGroup * kLanes<T>;
+    Vector<T> mass = load(sum);
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
-      const Vector<T> r = exp2(x[k]) * splat(grad[k]);
+      const Vector<T> r = exp2_above(load(weight + k * kLanes<T>), splat(negligible)) * splat(grad[k]);
       mass += r;
       store(weight + k * kLanes<T>, r);
     }
-    store(scratch.joint_mass + v * kLanes<T>, mass);
-    live[count++] = v;
+    store(sum, mass);
   }
   return count;
+}
+
+// One dimension of a group of rows.
+template <class T> struct RowsOfDim {
+  const T *value, *marginal, *grad_marginal;
+};
+
+constexpr int kAtOnce = kVectorBytes == 64 ? 2 : 1;  // vectors of components, as many as the registers hold
+template <int n> struct Vectors {
+  static constexpr int count = n;
+};
+
+// Adds one dimension of a group of rows to the sums of kVectors vectors of components, and their pull on the
+// rows to `pull`.
+template <class T, int kVectors, bool kJoint, bool kMarginal, bool kRows, bool kComponents>
+PYKERNELS_INLINE void add_vectors(const BackwardScratch<T>& scratch, const int64_t* live, const T* weight,
+                                  int64_t d, const RowsOfDim<T>& rows, T negligible,
+                                  Vector<T> (&pull)[kGroup]) {
+  const Chunk<T>& chunk = scratch.chunk;
+  int64_t o[kVectors];
+  Vector<T> m[kVectors], w[kVectors], first[kVectors], second[kVectors], mass[kVectors], constant[kVectors];
+  for (int i = 0; i < kVectors; ++i) {
+    o[i] = (live[i] * chunk.dims + d) * kLanes<T>;
+    m[i] = load(chunk.loc + o[i]);
+    w[i] = load(chunk.precision + o[i]);
+    if constexpr (kComponents) {
+      first[i] = load(scratch.first + o[i]);
+      second[i] = load(scratch.second + o[i]);
+    }
+    if constexpr (kMarginal) {
+      mass[i] = load(scratch.mass + o[i]);
+      constant[i] = load(chunk.marginal_constant + o[i]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < kGroup; ++k) {
+    const Vector<T> z = splat(rows.value[k]);
+#pragma GCC unroll 2
+    for (int i = 0; i < kVectors; ++i) {
+      const Vector<T> e = z - m[i];
+      Vector<T> r{};
+      if constexpr (kMarginal) {
+        const Vector<T> square = add_weighted_square(e, w[i], Vector<T>{});
+        const Vector<T> x = (constant[i] - square) - splat(rows.marginal[k]);
+        r = exp2_above(x, splat(negligible)) * splat(rows.grad_marginal[k]);
+        mass[i] += r;
+      }
+      if constexpr (kJoint) {
+        const Vector<T> joint = load(weight + (i * kGroup + k) * kLanes<T>);
+        r = kMarginal ? r + joint : joint;
+      }
+      const Vector<T> pulled = r * e;
+      if constexpr (kComponents) {
+        first[i] += pulled;
+        second[i] = fma(pulled, e, second[i]);
+      }
+      if constexpr (kRows) pull[k] = fma(pulled, w[i], pull[k]);
+    }
+  }
+  for (int i = 0; i < kVectors; ++i) {
+    if constexpr (kComponents) {
+      store(scratch.first + o[i], first[i]);
+      store(scratch.second + o[i], second[i]);
+    }
+    if constexpr (kMarginal) store(scratch.mass + o[i], mass[i]);
+  }
 }
 
 // Adds one group of rows to the sums of the live components, and their pull on the rows to grad_rows
 // [dims][kGroup].
 template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents>
 void add_gradients(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, const int64_t* live,
-                   int64_t count, T* grad_rows) {
-  const Chunk<T>& chunk = scratch.chunk;
-  const T* rows = up.rows + group * chunk.dims * kGroup;
-  for (int64_t d = 0; d < chunk.dims; ++d) {
-    const int64_t row_d = (group * chunk.dims + d) * kGroup;
+                   int64_t count, T negligible, T* grad_rows) {
+  const int64_t dims = scratch.chunk.dims;
+  for (int64_t d = 0; d < dims; ++d) {
+    const int64_t o = (group * dims + d) * kGroup;
+    const RowsOfDim<T> rows{up.rows + o, kMarginal ? up.marginal + o : nullptr,
+                            kMarginal ? up.grad_marginal + o : nullptr};
     Vector<T> pull[kGroup];
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) pull[k] = Vector<T>{};
-    for (int64_t j = 0; j < count; ++j) {
-      const int64_t o = (live[j] * chunk.dims + d) * kLanes<T>;
-      const T* weight = scratch.weight + j * kGroup * kLanes<T>;
-      const Vector<T> m = load(chunk.loc + o), w = load(chunk.precision + o);
-      Vector<T> first{}, second{}, mass{}, constant{};
-      if constexpr (kComponents) {
-        first = load(scratch.first + o);
-        second = load(scratch.second + o);
-      }
-      if constexpr (kMarginal) {
-        mass = load(scratch.mass + o);
-        constant = load(chunk.marginal_constant + o);
-      }
-#pragma GCC unroll 8
-      for (int k = 0; k < kGroup; ++k) {
-        const Vector<T> e = splat(rows[d * kGroup + k]) - m;
-        Vector<T> r{};
-        if constexpr (kMarginal) {
-          const Vector<T> x =
-              (constant - add_weighted_square(e, w, Vector<T>{})) - splat(up.marginal[row_d + k]);
-          r = exp2(x) * splat(up.grad_marginal[row_d + k]);
-          mass += r;
-        }
-        if constexpr (kJoint) r = kMarginal ? r + load(weight + k * kLanes<T>) : load(weight + k * kLanes<T>);
-        const Vector<T> pulled = r * e;
-        if constexpr (kComponents) {
-          first += pulled;
-          second = fma(pulled, e, second);
-        }
-        if constexpr (kRows) pull[k] = fma(pulled, w, pull[k]);
-      }
-      if constexpr (kComponents) {
-        store(scratch.first + o, first);
-        store(scratch.second + o, second);
-      }
-      if constexpr (kMarginal) store(scratch.mass + o, mass);
-    }
+    const auto add = [&](auto vectors, int64_t j) __attribute__((always_inline)) {
+      add_vectors<T, decltype(vectors)::count, kJoint, kMarginal, kRows, kComponents>(
+          scratch, live + j, scratch.weight + j * kGroup * kLanes<T>, d, rows, negligible, pull);
+    };
+    int64_t j = 0;
+    for (; j + kAtOnce <= count; j += kAtOnce) add(Vectors<kAtOnce>{}, j);
+    for (; j < count; ++j) add(Vectors<1>{}, j);
     if constexpr (kRows) add_lane_sums(pull, grad_rows + d * kGroup);
   }
 }
@@ -188,7 +232,7 @@ void backward_chunk(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t 
     if constexpr (kJoint) count = joint_weights<T, kMarginal>(scratch, up, group, negligible, live);
     if (count > 0)
       add_gradients<T, kJoint, kMarginal, kRows, kComponents>(
-          scratch, up, group, live, count, grad_rows + (kRows ? group * dims * kGroup : 0));
+          scratch, up, group, live, count, negligible, grad_rows + (kRows ? group * dims * kGroup : 0));
     if ((group - first_group) % kFlushGroups == kFlushGroups - 1) flush(scratch);
   }
   flush(scratch);

@@ -6,11 +6,16 @@
 namespace pykernels {
 namespace {
 
-// sum_i 2^x_i is kept as total * 2^reference. The reference starts at the lowest finite number, so that -inf
-// minus it is still -inf. When an exponent exceeds it by kHeadroom it moves, to kHeadroom above the largest
-// exponent of that vector: so it moves seldom, and the exponents that count stay near it, which matters
-// because they are rounded to that distance.
+// sum_i 2^x_i is kept as total * 2^reference. Where nothing is known the reference starts at the lowest
+// finite number, so that -inf minus it is still -inf. When an exponent exceeds it by kHeadroom it moves, to
+// kHeadroom above the largest exponent of that vector: so it moves seldom, and the exponents that count stay
+// near it, which matters because they are rounded to that distance.
 constexpr int kHeadroom = 8;
+
+template <class T> T reference_for(T largest) { return largest + T(kHeadroom); }
+
+// 2^x for x <= 0. Not 0: an infinite total, multiplied by it, stays infinite.
+PYKERNELS_INLINE double shrinkage(double x) { return x == 0 ? 1 : ::exp2(at_least_real(x, -1000)); }
 
 // State of one group of rows.
 struct Running {
@@ -34,13 +39,11 @@ __attribute__((noinline)) void move_references(Vector<T> (&exponent)[kGroup], Ve
   lane_maxima(exponent, largest);
   for (int k = 0; k < kGroup; ++k) {
     if (largest[k] - reference[k] <= T(kHeadroom)) continue;
-    const T moved = largest[k] + T(kHeadroom);
+    const T moved = reference_for(largest[k]);
     if (reference[k] == Float<T>::lowest) {
       partial[k] = Vector<T>{};
     } else {
-      // Not 0: an infinite total stays infinite.
-      const double shrink =
-          ::exp2(at_least_real(static_cast<double>(reference[k]) - static_cast<double>(moved), -1000));
+      const double shrink = shrinkage(static_cast<double>(reference[k]) - static_cast<double>(moved));
       partial[k] *= static_cast<T>(shrink);
       state.total[k] *= shrink;
     }
@@ -49,12 +52,32 @@ __attribute__((noinline)) void move_references(Vector<T> (&exponent)[kGroup], Ve
   }
 }
 
-template <class T> void start(Running* state, int64_t count) {
+// `lower`, [count][kGroup], holds exponents that will occur, or -inf; null: nothing is known.
+template <class T> void start(Running* state, int64_t count, const T* lower) {
   for (int64_t j = 0; j < count; ++j)
     for (int k = 0; k < kGroup; ++k) {
-      state[j].reference[k] = static_cast<double>(Float<T>::lowest);
+      const bool known = lower && lower[j * kGroup + k] > Float<T>::lowest;
+      state[j].reference[k] =
+          static_cast<double>(known ? reference_for(lower[j * kGroup + k]) : Float<T>::lowest);
       state[j].total[k] = 0;
     }
+}
+
+// The largest finite exponent that each row of a group has in the chunk, -inf if none.
+template <class T> void largest_in_chunk(const Chunk<T>& chunk, const T* rows, T* lower) {
+  Vector<T> largest[kGroup];
+  for (int k = 0; k < kGroup; ++k) largest[k] = splat(-Float<T>::infinity);
+  for (int64_t v = 0; v < chunk.vectors; ++v) {
+    const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
+    Vector<T> x[kGroup];
+    squared_distances(chunk, v, rows, x);
+#pragma GCC unroll 8
+    for (int k = 0; k < kGroup; ++k) {
+      x[k] = constant - x[k];
+      largest[k] = (x[k] > largest[k]) & (x[k] <= -Float<T>::lowest) ? x[k] : largest[k];
+    }
+  }
+  lane_maxima(largest, lower);
 }
 
 // Adds the components of one chunk to the joint sums of one group of rows. With kKnown the squared distances
@@ -163,12 +186,11 @@ PYKERNELS_INLINE double log2_of_splits(const Running* state, int64_t splits, int
   for (int64_t s = 1; s < splits; ++s) {
     const Running& other = state[s * stride];
     const double gap = other.reference[k] - top;
-    // -1000 and not less: an infinite or NaN total must not be multiplied by 0.
     if (gap > 0) {
-      total = total * ::exp2(at_least_real(-gap, -1000)) + other.total[k];
+      total = total * shrinkage(-gap) + other.total[k];
       top = other.reference[k];
     } else {
-      total += other.total[k] * ::exp2(at_least_real(gap, -1000));
+      total += other.total[k] * shrinkage(gap);
     }
   }
   return top + ::log2(total);

@@ -44,13 +44,13 @@ template <class T> struct SkipMemory {
   T *loc, *precision, *constant;  // the components, packed leaf by leaf
   T* boxes;  // [leaves][3 * dims + 1]: lowest and highest loc, lowest precision, highest constant
   T* probe;  // [kProbePieces][kGroup]
-  T* lower;  // [groups][kGroup]: a lower bound of each row's log-sum-exp, in base 2
 };
 
 template <class T> struct ForwardMemory {
   T* rows;            // [groups][dims][kGroup]
   Running* joint;     // [splits][groups]
   Running* marginal;  // [splits][groups][dims]
+  T* lower;  // [groups][kGroup]: an exponent that each row has, so its log-sum-exp is no less; or -inf
   SkipMemory<T> skip;
 };
 
@@ -61,6 +61,7 @@ ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t row
   ForwardMemory<T> memory{};
   memory.rows = take<T>(arena, groups * dims * kGroup);
   memory.joint = joint ? take<Running>(arena, plan.splits * groups) : nullptr;
+  memory.lower = joint ? take<T>(arena, groups * kGroup) : nullptr;
   memory.marginal = marginal ? take<Running>(arena, plan.splits * groups * dims) : nullptr;
   if (!marginal && skipping_possible<T>(rows, components, dims)) {
     const int64_t leaves = most_leaves(components);
@@ -75,7 +76,6 @@ ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t row
     memory.skip.constant = take<T>(arena, slots);
     memory.skip.boxes = take<T>(arena, leaves * (3 * dims + 1));
     memory.skip.probe = take<T>(arena, kProbePieces * kGroup);
-    memory.skip.lower = take<T>(arena, groups * kGroup);
   }
   return memory;
 }

@@ -17,8 +17,8 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
   const int64_t last = at_most(problem.components.count, (split + 1) * plan.components_per_split);
   Running* joint = memory.joint + (memory.joint ? split * groups : 0);
   Running* marginal = memory.marginal + (memory.marginal ? split * groups * dims : 0);
-  if (joint) start<T>(joint + first_group, last_group - first_group);
-  if (marginal) start<T>(marginal + first_group * dims, (last_group - first_group) * dims);
+  if (joint) start<T>(joint + first_group, last_group - first_group, memory.lower + first_group * kGroup);
+  if (marginal) start<T>(marginal + first_group * dims, (last_group - first_group) * dims, nullptr);
 
   const int64_t step = scratch.chunk.capacity * kLanes<T>;
   for (int64_t first = split * plan.components_per_split; first < last && !interrupted(interrupt, thread);
@@ -36,6 +36,17 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
       }
     }
   }
+}
+
+// A few components from all over, from which all splits learn where a row's exponents lie: else each would
+// climb there by itself.
+template <class T> void pack_sample(Components<T> components, Chunk<T>& chunk) {
+  constexpr int64_t kShare = 32, kMost = 256;  // what it may cost; what is enough
+  const int64_t vectors = at_most(at_most(components.count / kShare, kMost) / kLanes<T>, chunk.capacity);
+  const int64_t step = vectors > 0 ? components.count / (vectors * kLanes<T>) : 1;
+  View<T>* const views[] = {&components.loc, &components.scale, &components.log_weights};
+  for (View<T>* view : views) view->stride_i *= step;
+  pack_components(components, 0, vectors * kLanes<T>, chunk);
 }
 
 // Merges the splits of one group of rows, in their order, into the results.
@@ -69,17 +80,21 @@ void run_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, Aren
   const int64_t tasks = plan.splits * plan.row_blocks;
   if (tasks == 1) threads = 1;
   const int64_t blocks = at_most(groups, 4 * threads);
+  if (problem.joint) pack_sample(problem.components, scratch->chunk);
   parallel_tasks(blocks, threads, interrupt, [&](int64_t block, int) {
-    for (int64_t group = block * groups / blocks; group < (block + 1) * groups / blocks; ++group)
+    for (int64_t group = block * groups / blocks; group < (block + 1) * groups / blocks; ++group) {
       pack_rows(problem.value, problem.rows, dims, group, memory.rows);
+      if (problem.joint)
+        largest_in_chunk(scratch->chunk, memory.rows + group * dims * kGroup, memory.lower + group * kGroup);
+    }
   });
   const bool skipping = memory.skip.order && skipping_pays(problem, memory, scratch, threads, interrupt);
   int64_t leaves = 0;
   if (skipping) {
     leaves = make_leaves(problem.components, memory.skip, scratch, threads, interrupt);
     parallel_tasks(groups, threads, interrupt, [&](int64_t group, int thread) {
-      bound_group(leaves, memory.rows + group * dims * kGroup, dims, memory.skip, group,
-                  scratch[thread].bounds);
+      bound_group(leaves, memory.rows + group * dims * kGroup, dims, memory.skip,
+                  memory.lower + group * kGroup, scratch[thread].bounds);
     });
   }
   parallel_tasks(tasks, threads, interrupt, [&](int64_t task, int thread) {

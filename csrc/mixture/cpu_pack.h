@@ -124,33 +124,32 @@ template <class T> void pack_normalisers(Chunk<T>& chunk, int64_t v, const doubl
   store(chunk.constant + v * kLanes<T>, constant);
 }
 
-// Components first, first + 1, .. as lanes: lanes[d][lane], for `count` <= kLanes of them. Where dims is not
-// a multiple of four the last block of four overlaps the one before.
+constexpr int64_t kLine = 64;  // bytes that come from memory together
+
+// Components first, first + 1, .. as lanes: lanes[d][lane], for `count` <= kLanes of them; what other lanes
+// get is of no account. Where dims is not a multiple of four the last block of four overlaps the one before.
 template <class T>
 void gather_lanes(const Components<T>& components, const View<T>& tensor, int64_t first, int64_t count,
                   T* lanes) {
-  const int64_t dims = components.dims, quads = tensor.stride_d == 1 && dims >= 4 ? count / 4 * 4 : 0;
-  for (int64_t lane = 0; lane < quads; lane += 4) {
-    const T* from[4];
-    for (int j = 0; j < 4; ++j) {
-      from[j] = tensor.data + components.index(first + lane + j) * tensor.stride_i;
-      // Out of order, the hardware does not see the next ones coming.
-      if (components.order)
-        __builtin_prefetch(tensor.data +
-                           components.index(at_most(first + lane + j + 16, components.count - 1)) *
-                               tensor.stride_i);
-    }
+  const int64_t dims = components.dims;
+  const T* from[kLanes<T>];
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+    from[lane] = tensor.data + components.index(first + at_most(lane, count - 1)) * tensor.stride_i;
+    // The hardware does not see the next ones coming: they are out of order, or too many streams for it.
+    const int64_t next = components.index(at_most(first + lane + kLanes<T>, components.count - 1));
+    for (int64_t d = 0; d < dims; d += kLine / static_cast<int64_t>(sizeof(T)))
+      __builtin_prefetch(tensor.data + next * tensor.stride_i + d * tensor.stride_d);
+  }
+  if (tensor.stride_d == 1 && dims >= 4) {
     for (int64_t block = 0; block < dims; block += 4) {
       const int64_t d = at_most(block, dims - 4);
-      T* const to = lanes + d * kLanes<T> + lane;
-      transpose4<T>({from[0] + d, from[1] + d, from[2] + d, from[3] + d},
-                    {to, to + kLanes<T>, to + 2 * kLanes<T>, to + 3 * kLanes<T>});
+      gather_quads(from, d, lanes + d * kLanes<T>);
     }
+    return;
   }
-  for (int64_t lane = quads; lane < count; ++lane) {
-    const int64_t i = components.index(first + lane);
-    for (int64_t d = 0; d < dims; ++d) lanes[d * kLanes<T> + lane] = tensor.at(i, d);
-  }
+  for (int64_t d = 0; d < dims; ++d)
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane)
+      lanes[d * kLanes<T> + lane] = from[lane][d * tensor.stride_d];
 }
 
 template <class T>

@@ -81,14 +81,12 @@ int64_t make_leaves(Components<T> components, const SkipMemory<T>& memory, Forwa
   return leaves;
 }
 
-// A lower bound of the log-sum-exp of each row in a group: the largest exponent among its most promising
-// leaves. They are tried until none is left that could hold a larger one, or a few have been.
+// Raises the lower bounds of a group's rows to the largest exponents among their most promising leaves. These
+// are tried until none is left that could hold a larger one, or a few have been.
 template <class T>
-void bound_group(int64_t leaves, const T* rows, int64_t dims, const SkipMemory<T>& memory, int64_t group,
+void bound_group(int64_t leaves, const T* rows, int64_t dims, const SkipMemory<T>& memory, T* lower,
                  T* bounds) {
   constexpr int kRounds = 6;
-  T* const lower = memory.lower + group * kGroup;
-  for (int k = 0; k < kGroup; ++k) lower[k] = -Float<T>::infinity;
   for (int64_t l = 0; l < leaves; ++l) {
     const Octet<T> bound = bound_rows(memory.boxes + l * (3 * dims + 1), rows, dims);
     memcpy(bounds + l * kGroup, &bound, sizeof bound);
@@ -226,11 +224,7 @@ void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const Mixtu
   const int64_t last_group = at_most(groups, first_group + plan.rows_per_block / kGroup);
   const T gap = negligible_gap<T>(problem.components.count);
   Running* const state = memory.joint + split * groups;
-  start<T>(state + first_group, last_group - first_group);
-  for (int64_t group = first_group; group < last_group; ++group)
-    for (int k = 0; k < kGroup; ++k)
-      if (memory.skip.lower[group * kGroup + k] > Float<T>::lowest)
-        state[group].reference[k] = static_cast<double>(memory.skip.lower[group * kGroup + k]);
+  start<T>(state + first_group, last_group - first_group, memory.lower + first_group * kGroup);
 
   T* const picked = scratch.picked;  // rows that the leaf reaches, from any group, side by side
   int64_t source[kGroup];
@@ -258,7 +252,7 @@ void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const Mixtu
     };
     for (int64_t group = first_group; group < last_group; ++group) {
       const T* const rows = memory.rows + group * dims * kGroup;
-      unsigned reached = rows_reached(box, rows, dims, memory.skip.lower + group * kGroup, gap);
+      unsigned reached = rows_reached(box, rows, dims, memory.lower + group * kGroup, gap);
       for (; reached != 0; reached &= reached - 1) {
         const int k = __builtin_ctz(reached);
         for (int64_t d = 0; d < dims; ++d) picked[d * kGroup + held] = rows[d * kGroup + k];
