@@ -130,11 +130,11 @@ def test_any_shape_and_spread(sizes, seed, log_spread, shift):
                 assert_accurate(a, e, a, 1)
 
 
-@pytest.mark.parametrize("dims", [10, 50])
-def test_narrow_components_far_from_the_origin(variant, dims):
+@pytest.mark.parametrize("components, dims", [(300, 10), (300, 50), (900, 1), (900, 2)])
+def test_narrow_components_far_from_the_origin(variant, components, dims):
     """Posteriors as VAEs have them, where the expanded square loses 0.01 to 1.5 nat in float32."""
-    loc = 3 * torch.randn(300, dims)
-    scale = torch.full((300, dims), 0.01)
+    loc = 3 * torch.randn(components, dims)
+    scale = torch.full((components, dims), 0.01)
     value = loc[:200] + 0.01 * torch.randn(200, dims)
     inputs = Inputs(*(t.requires_grad_() for t in (value, loc, scale)), None)
     exact = inputs.to(torch.float64)

@@ -98,6 +98,25 @@ def test_small_integers(variant, dtype):
     same(scale.grad, [[1 + 9 - 3, 4 + 16 - 3]])
 
 
+@pytest.mark.parametrize("sample", ["absent", "far", "near", "infinite"])
+def test_a_sample_of_components_may_say_anything(variant, dtype, sample):
+    """A kernel may look at a few components, evenly spread, to learn where a row's exponents will lie."""
+    inputs = mixture_inputs(19, 1100, 2, dtype=dtype)
+    few = torch.zeros(1100, dtype=torch.bool).index_fill_(0, torch.arange(0, 1100, 34), True)
+    with torch.no_grad():
+        if sample == "absent":
+            inputs.log_weights[few] = -math.inf
+            inputs.loc[few] = math.nan
+        elif sample == "infinite":
+            inputs.loc[few] = math.inf
+        else:
+            inputs.loc[few if sample == "far" else ~few] += 1e4
+    kept = Inputs(inputs.value, *(t[~few] for t in inputs[1:])) if sample in ("absent", "infinite") else inputs
+    for actual, expected in zip(gaussian_mixture_joint_and_marginal_log_prob(*inputs), dense(kept)):
+        close(actual, expected)
+    close(gaussian_mixture_log_prob(*inputs), dense(kept)[0])
+
+
 def without(tensor, index):
     return torch.cat([tensor[:index], tensor[index + 1 :]]).detach().requires_grad_()
 
