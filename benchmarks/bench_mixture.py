@@ -46,6 +46,7 @@ class Case:
 
 CASES = (
     Case((400, 400, 2), ("dense",)),
+    Case((400, 400, 2), ("dense",), "default"),
     Case((500, 500, 50), ("dense", "torch.compile", "KeOps")),
     Case((4096, 4096, 10), ("dense", "torch.compile", "KeOps", "matrix product")),
     Case((60000, 500, 50), ("matrix product",)),
