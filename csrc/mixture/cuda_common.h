@@ -35,7 +35,6 @@ template <> struct Limits<double> {
 
 constexpr double kRootHalfLog2E = 0.84932180028801904272;  // sqrt(log2(e) / 2)
 constexpr double kLog2Unit = -1.0901312512086082;          // -log2(kRootHalfLog2E) - log2(2 pi) / 2
-constexpr double kTwiceLn2 = 1.38629436111989061883;
 
 // A part of a tensor that belongs to one batch element.
 template <class T> struct Matrix {

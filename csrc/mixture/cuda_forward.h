@@ -16,6 +16,10 @@ template <class T> constexpr int kTile = 32 * kOwnComponents<T>;
 // Threads that bring in one of them together, each some of its dimensions.
 template <class T> constexpr int kShare = kThreads / kTile<T>;
 
+// Rows in a thread's hands: with slopes, and without them where there are enough rows for it.
+template <class T> constexpr int kSlopeRows = sizeof(T) == 4 ? 2 : 1;
+template <class T> constexpr int kManyRows = sizeof(T) == 4 ? 4 : 2;
+
 // Blocks that a multiprocessor shall hold at once, which bounds the registers of a thread.
 template <class T, int D, bool slopes> constexpr int joint_blocks() {
   return slopes ? 2 : sizeof(T) == 4 ? (D <= 10 ? 4 : 3) : D <= 6 ? 3 : 2;
@@ -46,7 +50,7 @@ template <class T> PYKERNELS_DEVICE void write_joint(const JointOutput<T>& out, 
 
 // d joint / d value from sum_i 2^.. s t. A row that no component reaches has no gradient.
 template <class T> PYKERNELS_DEVICE T value_slope(T slope, T mass) {
-  return mass == 0 ? 0 : -static_cast<T>(kTwiceLn2) * slope / mass;
+  return mass == 0 ? 0 : static_cast<T>(kValueGradient) * slope / mass;
 }
 
 // Reads `count` components from `first` on and says whether the loop over them has to use the accurate form.

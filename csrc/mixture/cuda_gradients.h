@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kFinishThreads) finish_gradients(
   }
   const Components<T> components = element_of<T>(problem, element).components;
   const bool absent = is_absent(components, i);
-  const T s = standard_of(components, i, d).s, kTwice = static_cast<T>(kTwiceLn2);
+  const T s = standard_of(components, i, d).s, kTwice = static_cast<T>(2 * kLn2);
   const T loc_gradient = kTwice * s * first;
   const T scale_gradient = (kTwice * second - (joint_mass + mass)) / at(components.scale, i, d);
   write_gradient(loc, problem.batch, element, i, d, index, absent ? 0 : loc_gradient);

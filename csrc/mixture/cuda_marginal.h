@@ -12,6 +12,10 @@ constexpr int kMarginalThreads = 256;
 constexpr int kMaxDims = 64;
 template <class T> constexpr int kMarginalTile = 128 / sizeof(T);  // three arrays of it in 24 KB
 
+// In a thread's hands.
+template <class T> constexpr int kMarginalRows = sizeof(T) == 4 ? 8 : 4;
+template <class T> constexpr int kMarginalComponents = sizeof(T) == 4 ? 8 : 4;
+
 template <class T> struct MarginalOutput {
   T *marginal, *marginal_log2;
   T* slope;         // d marginal / d value [*batch, rows, dims]; null: not asked for

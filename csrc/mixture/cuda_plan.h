@@ -44,7 +44,6 @@ template <class T> struct ForwardPlan {
   bool tiles, slope_tiles;  // many dimensions
   Splits joint;             // units: tiles of components, or pairs of them
   MarginalPlan marginal;
-  int marginal_rows;  // in a thread
   int64_t marginal_row_blocks;
   Splits marginal_splits;
   int64_t step;  // batch elements at a time
@@ -58,11 +57,8 @@ template <class T> ForwardPlan<T> plan_forward(const MixtureForward& args) {
   ForwardPlan<T> plan{};
   plan.tiles = p.dims > kFewDims;
   plan.slope_tiles = plan.tiles && args.joint_slope;
-  constexpr bool kSingle = sizeof(T) == 4;
-  plan.rows_per_thread = args.joint_slope                   ? (kSingle ? 2 : 1)
-                         : kSingle && p.rows > 2 * kThreads ? 4
-                         : kSingle                          ? 1
-                                                            : 2;
+  const bool many_rows = sizeof(T) == 8 || p.rows > 2 * kThreads;
+  plan.rows_per_thread = args.joint_slope ? kSlopeRows<T> : many_rows ? kManyRows<T> : 1;
   if (plan.tiles) {
     const int64_t units = padded_tiles<T>(p.components) / (plan.slope_tiles ? 1 : 2);
     plan.row_blocks = padded_tiles<T>(p.rows) / (plan.slope_tiles ? 1 : 2);
@@ -75,9 +71,7 @@ template <class T> ForwardPlan<T> plan_forward(const MixtureForward& args) {
                        : split(divide_up(p.components, kTile<T>), plan.row_blocks * batch);
   }
   plan.marginal = plan_marginal(p.dims);
-  plan.marginal_rows = kSingle ? 8 : 4;
-  plan.marginal_row_blocks =
-      divide_up(p.rows, static_cast<int64_t>(plan.marginal.groups) * plan.marginal_rows);
+  plan.marginal_row_blocks = divide_up(p.rows, static_cast<int64_t>(plan.marginal.groups) * kMarginalRows<T>);
   plan.marginal_splits = split(divide_up(p.components, kMarginalTile<T>),
                                plan.marginal_row_blocks * plan.marginal.dim_blocks * batch);
 
@@ -176,8 +170,6 @@ template <class T> struct BackwardPlan {
   Splits marginal_splits;
   int64_t step;
 };
-
-template <class T> constexpr int kMarginalComponents = sizeof(T) == 4 ? 8 : 4;  // in a thread
 
 // Whether a gradient is a sum over anything.
 static inline bool is_summed(const MixtureProblem& p, const StridedTensor& gradient, int64_t dims) {

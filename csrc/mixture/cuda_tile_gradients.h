@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
       }
       for (int step = 8; step > 0; step /= 2) mass += __shfl_xor_sync(kWholeWarp, mass, step);
       const T factor = fast_exp2(sum[r].top - top);
-      if (thread % 16 == 0) tiles.factor[down + r] = tile == begin ? 0 : factor;
+      if (thread % 16 == 0) tiles.factor[down + r] = factor;
       sum[r] = {top, fma(sum[r].mass, factor, mass)};
     }
     // The first tile has to lay the ground, whatever its weights.

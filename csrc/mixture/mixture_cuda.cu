@@ -43,15 +43,14 @@ void launch_joint(const MixtureProblem& p, const ForwardPlan<T>& plan, const Joi
 template <class T>
 void forward_few(const MixtureProblem& p, const ForwardPlan<T>& plan, const JointOutput<T>& out,
                  int64_t elements, uint32_t first, cudaStream_t stream) {
-  constexpr bool kSingle = sizeof(T) == 4;
   with_dims<T>(p.dims, [&](auto dims) {
     constexpr int D = decltype(dims)::kValue;
     if (out.slope)
-      launch_joint<T, D, kSingle ? 2 : 1, true>(p, plan, out, elements, first, stream);
-    else if (plan.rows_per_thread == 1)
+      launch_joint<T, D, kSlopeRows<T>, true>(p, plan, out, elements, first, stream);
+    else if (plan.rows_per_thread == kManyRows<T>)
+      launch_joint<T, D, kManyRows<T>, false>(p, plan, out, elements, first, stream);
+    else if constexpr (sizeof(T) == 4)
       launch_joint<T, D, 1, false>(p, plan, out, elements, first, stream);
-    else
-      launch_joint<T, D, kSingle ? 4 : 2, false>(p, plan, out, elements, first, stream);
   });
 }
 
@@ -61,17 +60,24 @@ int depth_of(int dims) {
   return dims > kSummedDims ? 8 : static_cast<int>(divide_up(dims, divide_up(dims, kMaxDepth)));
 }
 
+// log2 and gradient, of the rows: null in the forward pass.
+template <class T>
+void launch_pack_tiles(const MixtureProblem& p, const PackedComponents<T>& components,
+                       const PackedRows<T>& rows, const T* log2, const T* gradient, int64_t elements,
+                       uint32_t first, cudaStream_t stream) {
+  PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(components.tiles / 2), grid(elements)), kTileThreads,
+                   kTileThreads * sizeof(LogProduct<T>), stream, p, components, first);
+  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(rows.tiles), grid(elements)), kTileThreads, 0, stream, p, log2,
+                   gradient, rows, first);
+}
+
 template <class T>
 void forward_many(const MixtureProblem& p, const ForwardPlan<T>& plan, const ForwardMemory<T>& memory,
                   int64_t elements, uint32_t first, cudaStream_t stream) {
   const int dims = static_cast<int>(p.dims), depth = depth_of(dims);
   const PackedComponents<T>& components = memory.components;
   const PackedRows<T>& rows = memory.rows;
-  const T* const none = nullptr;
-  PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(components.tiles / 2), grid(elements)), kTileThreads,
-                   kTileThreads * sizeof(LogProduct<T>), stream, p, components, first);
-  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(rows.tiles), grid(elements)), kTileThreads, 0, stream, p, none,
-                   none, rows, first);
+  launch_pack_tiles<T>(p, components, rows, nullptr, nullptr, elements, first, stream);
   const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
   if (plan.slope_tiles) {
     PYKERNELS_LAUNCH(forward_joint_slopes<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
@@ -131,12 +137,11 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
                          static_cast<int>(plan.joint.count), elements, first);
     }
     if (args.marginal) {
-      constexpr int kRows = sizeof(T) == 4 ? 8 : 4;
       launch_pack_marginals(p, memory.marginals, elements, first, stream);
       if (args.marginal_slope)
-        launch_marginal<T, kRows, true>(p, plan, memory, elements, first, stream);
+        launch_marginal<T, kMarginalRows<T>, true>(p, plan, memory, elements, first, stream);
       else
-        launch_marginal<T, kRows, false>(p, plan, memory, elements, first, stream);
+        launch_marginal<T, kMarginalRows<T>, false>(p, plan, memory, elements, first, stream);
       if (memory.marginal.part)
         PYKERNELS_LAUNCH(merge_marginal<T>, grid(divide_up(elements * p.rows * p.dims, kThreads)), kThreads,
                          0, stream, memory.marginal, p.rows * p.dims,
@@ -184,10 +189,7 @@ void launch_joint_sums(const MixtureBackward& args, const BackwardPlan<T>& plan,
     });
     return;
   }
-  PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(memory.components.tiles / 2), grid(elements)), kTileThreads,
-                   kTileThreads * sizeof(LogProduct<T>), stream, p, memory.components, first);
-  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(memory.rows.tiles), grid(elements)), kTileThreads, 0, stream, p,
-                   log2, gradient, memory.rows, first);
+  launch_pack_tiles(p, memory.components, memory.rows, log2, gradient, elements, first, stream);
   PYKERNELS_LAUNCH(joint_component_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
                    memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims),
                    plan.joint.units);
