@@ -148,6 +148,18 @@ template <int count, class T> PYKERNELS_DEVICE void load_aligned(const T* source
   }
 }
 
+template <int count, class T> PYKERNELS_DEVICE void store_aligned(const T (&values)[count], T* target) {
+  constexpr int kStep = Quad<T>::kCount;
+  static_assert(count % kStep == 0, "whole quads");
+  PYKERNELS_UNROLL
+  for (int i = 0; i < count; i += kStep) {
+    Quad<T> quad;
+    PYKERNELS_UNROLL
+    for (int j = 0; j < kStep; ++j) quad.values[j] = values[i + j];
+    *reinterpret_cast<Quad<T>*>(target + i) = quad;
+  }
+}
+
 // sum_i 2^x_i = mass 2^top. The top starts finite: a sum of nothing but -inf then has mass 0, not NaN.
 template <class T> struct ExpSum {
   T top, mass;

@@ -42,8 +42,9 @@ struct MixtureForward {
 
 struct MixtureBackward {
   MixtureProblem problem;
-  const void *joint_log2, *marginal_log2;  // from the forward pass, each needed where its gradient is given
-  const void *grad_joint, *grad_marginal;  // contiguous; null: zero
+  const void *joint_log2, *marginal_log2;    // from the forward pass, each needed where its gradient is given
+  const void *joint_slope, *marginal_slope;  // the same, where it gave them, for grad_value
+  const void *grad_joint, *grad_marginal;    // contiguous; null: zero
   StridedTensor grad_value, grad_loc, grad_scale, grad_log_weights;
   void* workspace;
   int64_t workspace_bytes;
