@@ -29,6 +29,8 @@ except ImportError as error:
 REFERENCE = "reference"
 CUDA = "cuda"
 EMULATED = "emulated"  # the CUDA kernels on the CPU, in a build for tests
+# Half inputs come converted, on GPUs too: that moves some ten bytes for each of (n + B) D numbers, against more than two
+# instructions for each of n B D.
 _DTYPES = {torch.float32: 0, torch.float64: 1}
 
 
