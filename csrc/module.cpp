@@ -128,8 +128,8 @@ void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Stride
 void mixture_log_prob_backward(
     int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
     const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint_log2,
-    uintptr_t marginal_log2, uintptr_t grad_joint, uintptr_t grad_marginal,
-    const std::optional<Strided>& grad_value, const std::optional<Strided>& grad_loc,
+    uintptr_t marginal_log2, uintptr_t joint_slope, uintptr_t marginal_slope, uintptr_t grad_joint,
+    uintptr_t grad_marginal, const std::optional<Strided>& grad_value, const std::optional<Strided>& grad_loc,
     const std::optional<Strided>& grad_scale, const std::optional<Strided>& grad_log_weights,
     const std::string& variant_name, int threads, int device, uintptr_t stream, const py::object& allocate) {
   const Place place{threads, device, stream, allocate};
@@ -138,6 +138,8 @@ void mixture_log_prob_backward(
   args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
   args.joint_log2 = address(joint_log2);
   args.marginal_log2 = address(marginal_log2);
+  args.joint_slope = address(joint_slope);
+  args.marginal_slope = address(marginal_slope);
   args.grad_joint = address(grad_joint);
   args.grad_marginal = address(grad_marginal);
   args.grad_value = strided(grad_value);

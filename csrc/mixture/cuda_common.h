@@ -35,7 +35,6 @@ template <> struct Limits<double> {
 
 constexpr double kRootHalfLog2E = 0.84932180028801904272;  // sqrt(log2(e) / 2)
 constexpr double kLog2Unit = -1.0901312512086082;          // -log2(kRootHalfLog2E) - log2(2 pi) / 2
-constexpr double kTwiceLn2 = 1.38629436111989061883;
 
 // A part of a tensor that belongs to one batch element.
 template <class T> struct Matrix {
@@ -146,6 +145,18 @@ template <int count, class T> PYKERNELS_DEVICE void load_aligned(const T* source
     const Quad<T> quad = *reinterpret_cast<const Quad<T>*>(source + i);
     PYKERNELS_UNROLL
     for (int j = 0; j < kStep; ++j) values[i + j] = quad.values[j];
+  }
+}
+
+template <int count, class T> PYKERNELS_DEVICE void store_aligned(const T (&values)[count], T* target) {
+  constexpr int kStep = Quad<T>::kCount;
+  static_assert(count % kStep == 0, "whole quads");
+  PYKERNELS_UNROLL
+  for (int i = 0; i < count; i += kStep) {
+    Quad<T> quad;
+    PYKERNELS_UNROLL
+    for (int j = 0; j < kStep; ++j) quad.values[j] = values[i + j];
+    *reinterpret_cast<Quad<T>*>(target + i) = quad;
   }
 }
 

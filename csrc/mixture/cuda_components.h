@@ -9,6 +9,7 @@
 #pragma once
 
 #include "mixture/cuda_forward.h"
+#include "mixture/cuda_gradients.h"
 
 namespace pykernels {
 
@@ -127,49 +128,122 @@ PYKERNELS_DEVICE void add_row(const T* record, ComponentSums<T, D, many>& own) {
   }
 }
 
+// Adds every `ways`-th row, from number `way` on.
+template <bool accurate, int ways, class T, int D, int many>
+PYKERNELS_DEVICE void add_rows(const T* records, int count, int way, ComponentSums<T, D, many>& own) {
+  PYKERNELS_UNROLL_BY(2)
+  for (int row = way; row < count; row += ways)
+    add_row<accurate>(records + row * RowRecord<T, D>::kSize, own);
+}
+
+// Components of a block. With several ways, its warps own the same ones, and each takes some of the rows.
+template <class T, int ways> constexpr int kBlockComponents = kThreads / ways * kOwnComponents<T>;
+
+// A thread's sums, all of them, in shared memory: a row of it for each, the lanes of a warp beside one
+// another.
+template <class T, int D> constexpr int kSumRows = kOwnComponents<T> * (2 * D + 1);
+
+template <class T, int D, int ways> constexpr int component_shared_size() {
+  constexpr int records = kTile<T> * RowRecord<T, D>::kSize, sums = ways * kSumRows<T, D> * kFinishStride;
+  return ways == 1 || records > sums ? records : sums;
+}
+
+template <class T, int D, int many>
+PYKERNELS_DEVICE void lay_down(const ComponentSums<T, D, many>& own, T* place) {
+  PYKERNELS_UNROLL
+  for (int k = 0; k < many; ++k) {
+    PYKERNELS_UNROLL
+    for (int d = 0; d < D; ++d) {
+      place[(2 * d * many + k) * kFinishStride] = own.first[k][d];
+      place[((2 * d + 1) * many + k) * kFinishStride] = own.second[k][d];
+    }
+    place[(2 * D * many + k) * kFinishStride] = own.mass[k];
+  }
+}
+
 // Sums of one split of the rows: [elements, splits, 2 dims + 1, components], first and second by dimension,
-// then the mass.
-template <class T, int D>
+// then the mass. Without `sums`, which takes kFewWays, there is one split, and the gradients follow here; the
+// blocks beyond the components are then for value.
+template <class T, int D, int ways>
 __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 && D <= 10 ? 4 : 2) joint_component_sums(
-    PYKERNELS_PARAMETER MixtureProblem problem, const T* joint_log2, const T* grad_joint, T* sums,
-    int64_t tiles_per_split, uint32_t first_element) {
-  constexpr int many = kOwnComponents<T>;
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER ValueGradient<T> value,
+    PYKERNELS_PARAMETER GradientOutputs<T> gradients, T* sums, int64_t tiles_per_split,
+    int64_t component_blocks, uint32_t first_element) {
+  constexpr int many = kOwnComponents<T>, kOwners = kThreads / ways;
   PYKERNELS_SHARED(T, records);
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = static_cast<int>(threadIdx.x), way = thread / kOwners, lane = thread % kOwners;
   const uint32_t local_element = blockIdx.z, element = first_element + local_element;
-  const int64_t first_component = (static_cast<int64_t>(blockIdx.x) * kThreads + thread) * many;
-  const int64_t split = blockIdx.y, splits = gridDim.y;
-  const auto [components, value] = element_of<T>(problem, element);
-  const T *log2 = joint_log2 + element * problem.rows, *gradient = grad_joint + element * problem.rows;
+  const int64_t block = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
+  if (ways > 1 && block >= component_blocks) {
+    finish_value(problem, value, local_element, element, (block - component_blocks) * kThreads + thread);
+    return;
+  }
+  const int64_t first_component = block * kOwners * many, own_component = first_component + lane * many;
+  const auto [components, rows] = element_of<T>(problem, element);
+  const T *log2 = value.joint_log2 + element * problem.rows,
+          *gradient = value.grad_joint + element * problem.rows;
 
   ComponentSums<T, D, many> own;
-  const bool accurate = load_own(components, first_component, own);
+  const bool accurate = load_own(components, own_component, own);
   int64_t first = split * tiles_per_split * kTile<T>;
   int64_t end = first + tiles_per_split * kTile<T>;
   if (end > problem.rows) end = problem.rows;
   for (; first < end; first += kTile<T>) {
     const int count = static_cast<int>(end - first < kTile<T> ? end - first : kTile<T>);
-    load_rows<T, D>(value, log2, gradient, components.dims, first, count, thread, records);
-    constexpr int kSize = RowRecord<T, D>::kSize;
+    load_rows<T, D>(rows, log2, gradient, components.dims, first, count, thread, records);
     if (accurate)
-      PYKERNELS_UNROLL_BY(2) for (int row = 0; row < count; ++row) add_row<true>(records + row * kSize, own);
+      add_rows<true, ways>(records, count, way, own);
     else
-      PYKERNELS_UNROLL_BY(2) for (int row = 0; row < count; ++row) add_row<false>(records + row * kSize, own);
+      add_rows<false, ways>(records, count, way, own);
     __syncthreads();  // before the next tile overwrites this one
   }
 
   const int dims = components.dims;
-  T* out = sums + (local_element * splits + split) * (2 * dims + 1) * components.count;
-  PYKERNELS_UNROLL
-  for (int k = 0; k < many; ++k) {
-    const int64_t i = first_component + k;
-    if (i >= components.count) continue;
-    out[2 * dims * components.count + i] = own.mass[k];
+  const int64_t count = components.count, out = (local_element * splits + split) * (2 * dims + 1) * count;
+  if constexpr (ways == 1) {
     PYKERNELS_UNROLL
-    for (int d = 0; d < D; ++d) {
-      if (d >= dims) continue;
-      out[d * components.count + i] = own.first[k][d];
-      out[(dims + d) * components.count + i] = own.second[k][d];
+    for (int k = 0; k < many; ++k) {
+      const int64_t i = own_component + k;
+      if (i >= count) continue;
+      sums[out + 2 * dims * count + i] = own.mass[k];
+      PYKERNELS_UNROLL
+      for (int d = 0; d < D; ++d) {
+        if (d >= dims) continue;
+        sums[out + d * count + i] = own.first[k][d];
+        sums[out + (dims + d) * count + i] = own.second[k][d];
+      }
+    }
+  } else {
+    // Each warp has sums of the same components, over rows of its own. They are joined in order, neighbours
+    // taking neighbouring dimensions, as the gradients lie in memory.
+    lay_down(own, records + way * kSumRows<T, D> * kFinishStride + lane);
+    __syncthreads();
+    const auto total = [&](int column, int member) {
+      T sum = 0;
+      PYKERNELS_UNROLL
+      for (int other = 0; other < ways; ++other)
+        sum +=
+            records[(other * kSumRows<T, D> + column * many + member % many) * kFinishStride + member / many];
+      return sum;
+    };
+    PYKERNELS_UNROLL_BY(1)
+    for (int output = thread; output < kOwners * many * (dims + 1); output += kThreads) {
+      const int member = output / (dims + 1), d = output % (dims + 1);
+      const int64_t i = first_component + member;
+      if (i >= count) break;
+      const T mass = total(2 * D, member);
+      if (d == dims) {
+        if (sums)
+          sums[out + 2 * dims * count + i] = mass;
+        else
+          finish_weight(problem, gradients, components, local_element, element, i, mass);
+      } else if (sums) {
+        sums[out + d * count + i] = total(2 * d, member);
+        sums[out + (dims + d) * count + i] = total(2 * d + 1, member);
+      } else {
+        finish(problem, gradients, components, local_element, element, i, d, total(2 * d, member),
+               total(2 * d + 1, member), mass);
+      }
     }
   }
 }

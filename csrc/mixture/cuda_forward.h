@@ -4,7 +4,7 @@
 // saves a launch and its memory.
 #pragma once
 
-#include "mixture/cuda_common.h"
+#include "mixture/cuda_merge.h"
 
 namespace pykernels {
 
@@ -15,6 +15,12 @@ template <class T> constexpr int kOwnComponents = sizeof(T) == 4 ? 2 : 1;
 template <class T> constexpr int kTile = 32 * kOwnComponents<T>;
 // Threads that bring in one of them together, each some of its dimensions.
 template <class T> constexpr int kShare = kThreads / kTile<T>;
+
+// How the threads of a block divide its work: each has some rows, and `ways` of them go halves, or quarters,
+// in the components for the same rows. That is for few rows, or few pairs: more blocks then share them.
+constexpr int kFewWays = 4;
+template <class T, bool slopes> constexpr int kManyRows = (slopes ? 1 : 2) * kOwnComponents<T>;
+template <int rows, int ways> constexpr int kBlockRows = kThreads / ways * rows;
 
 // Blocks that a multiprocessor shall hold at once, which bounds the registers of a thread.
 template <class T, int D, bool slopes> constexpr int joint_blocks() {
@@ -28,26 +34,6 @@ template <class T, int D> struct Record {
   static constexpr int kPadded = (D + kLane - 1) / kLane * kLane;
   static constexpr int kSize = 2 * kPadded + kLane;
 };
-
-// Where the densities go: the results themselves, or, if several blocks share a row, their parts for
-// `merge_joint`.
-template <class T> struct JointOutput {
-  T *joint, *joint_log2;
-  T* slope;         // d joint / d value [*batch, rows, dims]; null: not asked for
-  ExpSum<T>* part;  // [elements, splits, rows]; null: one split
-  T* part_slope;    // [elements, splits, rows, dims]
-};
-
-template <class T> PYKERNELS_DEVICE void write_joint(const JointOutput<T>& out, int64_t row, ExpSum<T> sum) {
-  const T log2 = log2_of(sum);
-  out.joint_log2[row] = log2;
-  out.joint[row] = static_cast<T>(kLn2) * log2;
-}
-
-// d joint / d value from sum_i 2^.. s t. A row that no component reaches has no gradient.
-template <class T> PYKERNELS_DEVICE T value_slope(T slope, T mass) {
-  return mass == 0 ? 0 : -static_cast<T>(kTwiceLn2) * slope / mass;
-}
 
 // Reads `count` components from `first` on and says whether the loop over them has to use the accurate form.
 template <class T, int D>
@@ -148,14 +134,16 @@ PYKERNELS_DEVICE void add_components(const T* record, RowSums<T, D, rows, slopes
   }
 }
 
-template <bool accurate, int many, class T, int D, int rows, bool slopes>
-PYKERNELS_DEVICE void add_tile(const T* records, int count, RowSums<T, D, rows, slopes>& own) {
+// Adds every `ways`-th group of `many` components, from number `way` on, and what is left over one by one.
+template <bool accurate, int many, int ways, class T, int D, int rows, bool slopes>
+PYKERNELS_DEVICE void add_tile(const T* records, int count, int way, RowSums<T, D, rows, slopes>& own) {
   constexpr int kSize = Record<T, D>::kSize;
-  int i = 0;
+  int i = way * many;
   PYKERNELS_UNROLL_BY(1)
-  for (; i + many <= count; i += many) add_components<accurate, many>(records + i * kSize, own);
+  for (; i + many <= count; i += ways * many) add_components<accurate, many>(records + i * kSize, own);
   PYKERNELS_UNROLL_BY(1)
-  for (; i < count; ++i) add_components<accurate, 1>(records + i * kSize, own);
+  for (i = count / many * many + way; i < count; i += ways)
+    add_components<accurate, 1>(records + i * kSize, own);
   PYKERNELS_UNROLL
   for (int row = 0; row < rows; ++row) {
     own.sum[row].mass += own.recent[row];
@@ -163,22 +151,58 @@ PYKERNELS_DEVICE void add_tile(const T* records, int count, RowSums<T, D, rows, 
   }
 }
 
+// What the ways beyond the first have, in shared memory: top, mass and slopes, each of all threads.
+template <class T, int D, int ways, bool slopes>
+constexpr int kWaysSize = (slopes ? 2 + D : 2) * (kThreads - kThreads / ways);
+
+template <class T, int D, int ways, bool slopes> constexpr int joint_shared_size() {
+  constexpr int records = kTile<T> * Record<T, D>::kSize, joined = kWaysSize<T, D, ways, slopes>;
+  return records > joined ? records : joined;
+}
+
+// The first way gets all sums of its row, in order.
+template <int ways, class T, int D, bool slopes>
+PYKERNELS_DEVICE void join_ways(T* shared, int thread, RowSums<T, D, 1, slopes>& own) {
+  constexpr int kFirst = kThreads / ways, kOthers = kThreads - kFirst;
+  if (thread >= kFirst) {
+    T* place = shared + thread - kFirst;
+    place[0] = own.sum[0].top;
+    place[kOthers] = own.sum[0].mass;
+    PYKERNELS_UNROLL
+    for (int d = 0; slopes && d < D; ++d) place[(2 + d) * kOthers] = own.slope[0][d];
+  }
+  __syncthreads();
+  if (thread >= kFirst) return;
+  PYKERNELS_UNROLL
+  for (int way = 1; way < ways; ++way) {
+    const T* place = shared + (way - 1) * kFirst + thread;
+    const ExpSum<T> mine = own.sum[0], other{place[0], place[kOthers]};
+    const T top = fmax(mine.top, other.top);
+    const T factor = fast_exp2(mine.top - top), other_factor = fast_exp2(other.top - top);
+    own.sum[0] = {top, fma(mine.mass, factor, other.mass * other_factor)};
+    PYKERNELS_UNROLL
+    for (int d = 0; slopes && d < D; ++d)
+      own.slope[0][d] = fma(own.slope[0][d], factor, place[(2 + d) * kOthers] * other_factor);
+  }
+}
+
 // Grid: blocks of rows, splits of the components, batch elements from `first_element` on.
-template <class T, int D, int rows, bool slopes>
+template <class T, int D, int rows, int ways, bool slopes>
 __global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>())) forward_joint(
-    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER JointOutput<T> out,
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER DensityOutput<T> out,
     int64_t tiles_per_split, uint32_t first_element) {
+  constexpr int kRowThreads = kThreads / ways;
   PYKERNELS_SHARED(T, records);
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = static_cast<int>(threadIdx.x), way = thread / kRowThreads;
   const uint32_t local_element = blockIdx.z, element = first_element + local_element;
-  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * (kThreads * rows) + thread;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kBlockRows<rows, ways> + thread % kRowThreads;
   const int64_t split = blockIdx.y, splits = gridDim.y;
   const auto [components, value] = element_of<T>(problem, element);
 
   RowSums<T, D, rows, slopes> own;
   PYKERNELS_UNROLL
   for (int r = 0; r < rows; ++r) {
-    const int64_t row = first_row + r * kThreads;
+    const int64_t row = first_row + r * kRowThreads;
     own.sum[r] = empty_sum<T>();
     own.recent[r] = 0;
     PYKERNELS_UNROLL
@@ -196,22 +220,26 @@ __global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>())) forw
   for (; first < end; first += kTile<T>) {
     const int count = static_cast<int>(end - first < kTile<T> ? end - first : kTile<T>);
     if (load_records<T, D>(components, first, count, thread, records))
-      add_tile<true, kMany>(records, count, own);
+      add_tile<true, kMany, ways>(records, count, way, own);
     else
-      add_tile<false, kMany>(records, count, own);
+      add_tile<false, kMany, ways>(records, count, way, own);
     __syncthreads();  // before the next tile overwrites this one
+  }
+  if constexpr (ways > 1) {
+    join_ways<ways>(records, thread, own);
+    if (way > 0) return;
   }
 
   PYKERNELS_UNROLL
   for (int r = 0; r < rows; ++r) {
-    const int64_t row = first_row + r * kThreads;
+    const int64_t row = first_row + r * kRowThreads;
     if (row >= problem.rows) continue;
     const int64_t whole = element * problem.rows + row;
     const int64_t part = (local_element * splits + split) * problem.rows + row;
     if (out.part)
       out.part[part] = own.sum[r];
     else
-      write_joint(out, whole, own.sum[r]);
+      write_density(out, whole, own.sum[r]);
     if (slopes) {
       PYKERNELS_UNROLL
       for (int d = 0; d < D; ++d) {
@@ -222,34 +250,6 @@ __global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>())) forw
           out.slope[whole * components.dims + d] = value_slope(own.slope[r][d], own.sum[r].mass);
       }
     }
-  }
-}
-
-// Puts the parts of each row together, a warp for a row: lanes take the splits in turn, a fixed tree joins
-// the lanes.
-template <class T>
-__global__ void __launch_bounds__(kThreads) merge_joint(PYKERNELS_PARAMETER JointOutput<T> out, int64_t rows,
-                                                        int dims, int splits, int64_t elements,
-                                                        uint32_t first_element) {
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
-  const int64_t local = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + thread / 32;
-  const bool real = local < elements * rows;
-  const int64_t part = real ? local / rows * splits * rows + local % rows : 0;
-  ExpSum<T> sum = empty_sum<T>();
-  for (int split = lane; real && split < splits; split += 32) sum = merge(sum, out.part[part + split * rows]);
-  for (int step = 16; step > 0; step /= 2)
-    sum =
-        merge(sum, {__shfl_xor_sync(kWholeWarp, sum.top, step), __shfl_xor_sync(kWholeWarp, sum.mass, step)});
-  if (!real) return;
-  const int64_t whole = first_element * rows + local;
-  if (lane == 0) write_joint(out, whole, sum);
-  for (int d = lane; out.slope && d < dims; d += 32) {
-    T slope = 0;
-    for (int split = 0; split < splits; ++split) {
-      const int64_t row = part + split * rows;
-      slope = fma(out.part_slope[row * dims + d], fast_exp2(out.part[row].top - sum.top), slope);
-    }
-    out.slope[whole * dims + d] = value_slope(slope, sum.mass);
   }
 }
 

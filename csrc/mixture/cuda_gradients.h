@@ -2,123 +2,157 @@
 //
 //   d/d loc = 2 ln2 s first,    d/d scale = (2 ln2 second - mass) / sigma,    d/d log_weights = mass,
 //
-// each in its input's own shape: where that was broadcast, the gradients are first laid down per component
-// and dimension and then summed, in a fixed order.
+// and from the slopes that the forward pass left to that of value.
 #pragma once
 
-#include "mixture/cuda_common.h"
+#include "mixture/cuda_merge.h"
+#include "mixture/cuda_sums.h"
 
 namespace pykernels {
 
-constexpr int kFinishThreads = 256;
-
-template <class T> struct GradientOutput {
-  StridedTensor tensor;  // data null: not asked for
-  T* dense;              // [elements, dims, components], for what is to be summed; null: nothing is
+template <class T> struct GradientOutputs {
+  GradientOutput<T> loc, scale, log_weights;
 };
+
+// Of one component in one dimension.
+template <class T>
+PYKERNELS_DEVICE void finish(const MixtureProblem& problem, const GradientOutputs<T>& out,
+                             const Components<T>& components, uint32_t local_element, uint32_t element,
+                             int64_t i, int64_t d, T first, T second, T mass) {
+  const bool absent = is_absent(components, i);
+  const T s = standard_of(components, i, d).s, kTwice = static_cast<T>(2 * kLn2);
+  const T loc_gradient = kTwice * s * first;
+  const T scale_gradient = (kTwice * second - mass) / at(components.scale, i, d);
+  const int64_t term = (local_element * problem.dims + d) * problem.components + i;
+  write_gradient(out.loc, problem.batch, element, i, d, term, absent ? 0 : loc_gradient);
+  write_gradient(out.scale, problem.batch, element, i, d, term, absent ? 0 : scale_gradient);
+}
+
+template <class T>
+PYKERNELS_DEVICE void finish_weight(const MixtureProblem& problem, const GradientOutputs<T>& out,
+                                    const Components<T>& components, uint32_t local_element, uint32_t element,
+                                    int64_t i, T mass) {
+  const int64_t term = local_element * problem.components + i, only = 0;
+  write_gradient(out.log_weights, problem.batch, element, i, only, term, is_absent(components, i) ? 0 : mass);
+}
+
+// What the gradient of value follows from; [*batch, rows] or [*batch, rows, dims].
+template <class T> struct ValueGradient {
+  GradientOutput<T> out;
+  const T *joint_log2, *joint_slope, *grad_joint;  // grad_joint null: no such gradient
+  const T *marginal_log2, *marginal_slope, *grad_marginal;
+};
+
+// That of one row and dimension. A row without density has none, not even times an infinite gradient.
+template <class T>
+PYKERNELS_DEVICE void finish_value(const MixtureProblem& problem, const ValueGradient<T>& value,
+                                   uint32_t local_element, uint32_t element, int64_t index) {
+  const int64_t values = problem.rows * problem.dims;
+  if (!value.out.tensor.data || index >= values) return;
+  const int64_t row = index / problem.dims, whole = element * values + index;
+  T gradient = 0;
+  if (value.grad_joint) {
+    const int64_t whole_row = element * problem.rows + row;
+    if (value.joint_log2[whole_row] != -static_cast<T>(INFINITY))
+      gradient += value.grad_joint[whole_row] * value.joint_slope[whole];
+  }
+  if (value.grad_marginal && value.marginal_log2[whole] != -static_cast<T>(INFINITY))
+    gradient += value.grad_marginal[whole] * value.marginal_slope[whole];
+  write_gradient(value.out, problem.batch, element, row, index % problem.dims, local_element * values + index,
+                 gradient);
+}
 
 template <class T> struct GradientSums {
   const T *joint, *marginal;  // null: no such gradient
   int joint_splits, marginal_splits;
 };
 
-template <class T>
-PYKERNELS_DEVICE void write_gradient(const GradientOutput<T>& out, const BatchShape& batch, uint32_t element,
-                                     int64_t i, int64_t d, int64_t dense_index, T gradient) {
-  if (!out.tensor.data) return;
-  if (out.dense) {
-    out.dense[dense_index] = gradient;
-  } else {
-    const Matrix<T> matrix = matrix_of<T>(batch, out.tensor, element);
-    at(matrix, i, d) = gradient;
-  }
+// How the blocks of finish_gradients share the work: each takes kMergeOutputs components and some dimensions,
+// and has `ways` threads for each component.
+struct FinishPlan {
+  int ways, dims;
+  int columns;  // sums of a component: first, second and mass of each dimension, and the mass of all
+  int64_t dim_blocks, component_blocks;  // the latter 0: only value's is asked for
+};
+
+// So that lanes which write one dimension of all components meet different banks.
+constexpr int kFinishStride = kMergeOutputs + 1;
+
+template <class T> size_t finish_bytes(const FinishPlan& plan) {
+  return plan.ways * plan.columns * kFinishStride * sizeof(T);
 }
 
-// A thread for each component and dimension.
+// The threads first sum up the splits: each those that its warp's number leads to, in order, neighbours
+// taking neighbouring components. Then they join the warps' sums, in order, neighbours taking neighbouring
+// dimensions, as the gradients lie in memory. The blocks beyond are for value.
 template <class T>
-__global__ void __launch_bounds__(kFinishThreads) finish_gradients(
+__global__ void __launch_bounds__(kMergeOutputs* kMostWays) finish_gradients(
     PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER GradientSums<T> sums,
-    PYKERNELS_PARAMETER GradientOutput<T> loc, PYKERNELS_PARAMETER GradientOutput<T> scale,
-    PYKERNELS_PARAMETER GradientOutput<T> log_weights, int64_t elements, uint32_t first_element) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kFinishThreads + threadIdx.x;
+    PYKERNELS_PARAMETER GradientOutputs<T> out, PYKERNELS_PARAMETER ValueGradient<T> value,
+    PYKERNELS_PARAMETER FinishPlan plan, uint32_t first_element) {
+  PYKERNELS_SHARED(T, shared);  // [ways][columns][kFinishStride]
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kMergeOutputs,
+            way = thread / kMergeOutputs, threads = plan.ways * kMergeOutputs;
+  const uint32_t local_element = blockIdx.y, element = first_element + local_element;
+  const int64_t block = blockIdx.x, blocks = plan.component_blocks * plan.dim_blocks;
+  if (block >= blocks) {
+    finish_value(problem, value, local_element, element, (block - blocks) * threads + thread);
+    return;
+  }
   const int64_t count = problem.components, dims = problem.dims, plane = count * dims;
-  if (index >= elements * plane) return;
-  const int64_t local_element = index / plane, element = first_element + local_element;
-  const int64_t d = index % plane / count, i = index % count;
-  T first = 0, second = 0, joint_mass = 0, mass = 0, all_dims_mass = 0;
-  for (int split = 0; split < sums.joint_splits; ++split) {
-    const T* part = sums.joint + (local_element * sums.joint_splits + split) * (2 * dims + 1) * count + i;
-    first += part[d * count];
-    second += part[(dims + d) * count];
-    joint_mass += part[2 * dims * count];
-  }
-  for (int split = 0; split < sums.marginal_splits; ++split) {
-    const T* part = sums.marginal + (local_element * sums.marginal_splits + split) * 3 * plane + i;
-    first += part[d * count];
-    second += part[plane + d * count];
-    mass += part[2 * plane + d * count];
-    for (int64_t other = 0; d == 0 && other < dims; ++other) all_dims_mass += part[2 * plane + other * count];
-  }
-  const Components<T> components = element_of<T>(problem, element).components;
-  const bool absent = is_absent(components, i);
-  const T s = standard_of(components, i, d).s, kTwice = static_cast<T>(kTwiceLn2);
-  const T loc_gradient = kTwice * s * first;
-  const T scale_gradient = (kTwice * second - (joint_mass + mass)) / at(components.scale, i, d);
-  write_gradient(loc, problem.batch, element, i, d, index, absent ? 0 : loc_gradient);
-  write_gradient(scale, problem.batch, element, i, d, index, absent ? 0 : scale_gradient);
-  if (d == 0)
-    write_gradient(log_weights, problem.batch, element, i, static_cast<int64_t>(0), local_element * count + i,
-                   absent ? 0 : joint_mass + all_dims_mass);
-}
+  const int64_t first_component = block / plan.dim_blocks * kMergeOutputs, i = first_component + lane;
+  const int64_t first_dim = block % plan.dim_blocks * plan.dims;
+  const int own_dims = static_cast<int>(dims - first_dim < plan.dims ? dims - first_dim : plan.dims);
+  const bool for_weights = first_dim == 0;
 
-template <class T>
-PYKERNELS_DEVICE void write_total(const MixtureProblem& problem, const StridedTensor& tensor,
-                                  uint32_t element, int64_t i, int64_t d, double total) {
-  const Matrix<T> matrix = matrix_of<T>(problem.batch, tensor, element);
-  T& target = at(matrix, i, d);
-  target = static_cast<T>(seen_before(problem.batch, tensor, element) ? target + total : total);
-}
-
-// Sums over what was broadcast, where each component keeps a gradient of its own: a thread for each. Batch
-// elements that share it follow one another.
-template <class T>
-__global__ void __launch_bounds__(kFinishThreads) sum_dims(PYKERNELS_PARAMETER MixtureProblem problem,
-                                                           PYKERNELS_PARAMETER GradientOutput<T> out,
-                                                           int dims, bool keep_dims, int64_t elements,
-                                                           uint32_t first_element) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kFinishThreads + threadIdx.x;
-  const int64_t count = problem.components;
-  if (index >= count * (keep_dims ? dims : 1)) return;
-  for (int64_t local = 0; local < elements; ++local) {
-    const T* dense = out.dense + local * dims * count + index;
-    double total = 0;
-    for (int d = 0; d < (keep_dims ? 1 : dims); ++d) total += dense[d * count];
-    write_total<T>(problem, out.tensor, first_element + local, index % count, index / count, total);
-  }
-}
-
-// The same where one gradient serves all components: a block for each dimension, or one for all.
-template <class T>
-__global__ void __launch_bounds__(kFinishThreads) sum_components(PYKERNELS_PARAMETER MixtureProblem problem,
-                                                                 PYKERNELS_PARAMETER GradientOutput<T> out,
-                                                                 int dims, bool keep_dims, int64_t elements,
-                                                                 uint32_t first_element) {
-  PYKERNELS_SHARED(double, totals);
-  const int thread = static_cast<int>(threadIdx.x);
-  const int64_t d = blockIdx.x, count = problem.components, summed = keep_dims ? count : dims * count;
-  for (int64_t local = 0; local < elements; ++local) {
-    const T* dense = out.dense + local * dims * count + d * count;
-    double total = 0;
-    for (int64_t k = thread; k < summed; k += kFinishThreads) total += dense[k];
-    totals[thread] = total;
-    for (int half = kFinishThreads / 2; half > 0; half /= 2) {
-      __syncthreads();
-      if (thread < half) totals[thread] += totals[thread + half];
+  if (i < count) {
+    const int64_t joint_size = 2 * plane + count, marginal_size = 3 * plane;
+    const int64_t joint = local_element * sums.joint_splits * joint_size + i,
+                  marginal = local_element * sums.marginal_splits * marginal_size + i;
+    T* own = shared + way * plan.columns * kFinishStride + lane;
+    T joint_mass = 0;
+    for (int split = way; split < sums.joint_splits; split += plan.ways)
+      joint_mass += sums.joint[joint + split * joint_size + 2 * plane];
+    for (int k = 0; k < own_dims; ++k) {
+      const int64_t at = (first_dim + k) * count;
+      T first = 0, second = 0, mass = joint_mass;
+      PYKERNELS_UNROLL_BY(4)
+      for (int split = way; split < sums.joint_splits; split += plan.ways) {
+        first += sums.joint[joint + split * joint_size + at];
+        second += sums.joint[joint + split * joint_size + plane + at];
+      }
+      PYKERNELS_UNROLL_BY(4)
+      for (int split = way; split < sums.marginal_splits; split += plan.ways) {
+        first += sums.marginal[marginal + split * marginal_size + at];
+        second += sums.marginal[marginal + split * marginal_size + plane + at];
+        mass += sums.marginal[marginal + split * marginal_size + 2 * plane + at];
+      }
+      own[3 * k * kFinishStride] = first;
+      own[(3 * k + 1) * kFinishStride] = second;
+      own[(3 * k + 2) * kFinishStride] = mass;
     }
-    if (thread == 0)
-      write_total<T>(problem, out.tensor, first_element + local, static_cast<int64_t>(0), d, totals[0]);
-    __syncthreads();  // before the next element's totals
+    T mass = joint_mass;
+    for (int split = way; for_weights && split < sums.marginal_splits; split += plan.ways)
+      for (int64_t d = 0; d < dims; ++d)
+        mass += sums.marginal[marginal + split * marginal_size + 2 * plane + d * count];
+    own[(plan.columns - 1) * kFinishStride] = mass;
   }
+  __syncthreads();
+  const auto total = [&](int column, int member) {
+    T sum = 0;
+    for (int other = 0; other < plan.ways; ++other)
+      sum += shared[(other * plan.columns + column) * kFinishStride + member];
+    return sum;
+  };
+  const Components<T> components = element_of<T>(problem, element).components;
+  for (int output = thread; output < kMergeOutputs * own_dims; output += threads) {
+    const int member = output / own_dims, k = output % own_dims;
+    if (first_component + member >= count) break;
+    finish(problem, out, components, local_element, element, first_component + member, first_dim + k,
+           total(3 * k, member), total(3 * k + 1, member), total(3 * k + 2, member));
+  }
+  if (for_weights && thread < kMergeOutputs && i < count)
+    finish_weight(problem, out, components, local_element, element, i, total(plan.columns - 1, lane));
 }
 
 }  // namespace pykernels

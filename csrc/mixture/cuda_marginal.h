@@ -12,12 +12,9 @@ constexpr int kMarginalThreads = 256;
 constexpr int kMaxDims = 64;
 template <class T> constexpr int kMarginalTile = 128 / sizeof(T);  // three arrays of it in 24 KB
 
-template <class T> struct MarginalOutput {
-  T *marginal, *marginal_log2;
-  T* slope;         // d marginal / d value [*batch, rows, dims]; null: not asked for
-  ExpSum<T>* part;  // [elements, splits, rows, dims]; null: one split
-  T* part_slope;
-};
+// In a thread's hands.
+template <class T> constexpr int kMarginalRows = sizeof(T) == 4 ? 8 : 4;
+template <class T> constexpr int kMarginalComponents = sizeof(T) == 4 ? 8 : 4;
 
 // Where a thread stands in its block, which takes `width` neighbouring dimensions, or what is left of them.
 struct MarginalPlace {
@@ -34,13 +31,6 @@ PYKERNELS_DEVICE MarginalPlace marginal_place(int dims, int width, int dim_block
   place.groups = kMarginalThreads / width;
   place.idle = place.group >= place.groups || place.dim >= dims;
   return place;
-}
-
-template <class T>
-PYKERNELS_DEVICE void write_marginal(const MarginalOutput<T>& out, int64_t index, ExpSum<T> sum) {
-  const T log2 = log2_of(sum);
-  out.marginal_log2[index] = log2;
-  out.marginal[index] = static_cast<T>(kLn2) * log2;
 }
 
 // Copies a tile of `count` components to three arrays of [kMarginalTile, dims].
@@ -107,7 +97,7 @@ PYKERNELS_DEVICE void add_marginal_tile(const T* s, const T* m, const T* constan
 template <class T, int rows, bool slopes>
 __global__ void __launch_bounds__(kMarginalThreads) forward_marginal(
     PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedMarginals<T> packed,
-    PYKERNELS_PARAMETER MarginalOutput<T> out, int64_t tiles_per_split, uint32_t first_element) {
+    PYKERNELS_PARAMETER DensityOutput<T> out, int64_t tiles_per_split, uint32_t first_element) {
   constexpr int kSide = kMarginalTile<T>;
   PYKERNELS_SHARED(T, s);
   const int thread = static_cast<int>(threadIdx.x), dims = static_cast<int>(problem.dims);
@@ -147,31 +137,10 @@ __global__ void __launch_bounds__(kMarginalThreads) forward_marginal(
       out.part[part] = sum[r];
       if (slopes) out.part_slope[part] = slope[r];
     } else {
-      write_marginal(out, whole, sum[r]);
+      write_density(out, whole, sum[r]);
       if (slopes) out.slope[whole] = value_slope(slope[r], sum[r].mass);
     }
   }
-}
-
-// Puts the parts of each row and dimension together, in the order of the splits.
-template <class T>
-__global__ void __launch_bounds__(kThreads) merge_marginal(PYKERNELS_PARAMETER MarginalOutput<T> out,
-                                                           int64_t row_dims, int splits, int64_t elements,
-                                                           uint32_t first_element) {
-  const int64_t local = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (local >= elements * row_dims) return;
-  const int64_t part = local / row_dims * splits * row_dims + local % row_dims;
-  ExpSum<T> sum = empty_sum<T>();
-  for (int split = 0; split < splits; ++split) sum = merge(sum, out.part[part + split * row_dims]);
-  const int64_t whole = first_element * row_dims + local;
-  write_marginal(out, whole, sum);
-  if (!out.slope) return;
-  T slope = 0;
-  for (int split = 0; split < splits; ++split) {
-    const int64_t at = part + split * row_dims;
-    slope = fma(out.part_slope[at], fast_exp2(out.part[at].top - sum.top), slope);
-  }
-  out.slope[whole] = value_slope(slope, sum.mass);
 }
 
 // Sums of one split of the rows: [elements, splits, 3, dims, components], as in cuda_components.h but for

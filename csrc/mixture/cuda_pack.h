@@ -10,31 +10,28 @@ constexpr int kTileThreads = 256;
 template <class T> constexpr int kSide = 256 / sizeof(T);
 
 // Both kinds of tiles come in pairs, filled up with components of weight 0 and rows at 0 that nobody asks
-// for.
+// for; where single tiles are worked on, those that are nothing but filling are left out.
 template <class T> struct PackedComponents {
   T *s, *m;  // [elements][tiles][dims][kSide]; m is m s where the pair of tiles has no need of the accurate
              // form
-  T* constant;    // [elements][tiles][kSide]
-  int* accurate;  // [elements][tiles / 2]
-  int64_t tiles, count;
+  T* constant;                 // [elements][tiles][kSide]
+  int* accurate;               // [elements][tiles], by pairs
+  int64_t tiles, used, count;  // used: that hold anything
 };
 
 template <class T> struct PackedRows {
   T* z;                      // [elements][tiles][dims][kSide]
   T *minus_log2, *gradient;  // [elements][tiles][kSide]; null: in the forward pass
-  int64_t tiles, count;
+  int64_t tiles, used, count;
 };
 
-// A block lays out a pair of tiles.
+// A pair of tiles.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads, 2) pack_components(
-    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> packed,
-    uint32_t first_element) {
+PYKERNELS_DEVICE void pack_components(const Components<T>& components, const PackedComponents<T>& packed,
+                                      int64_t local_element, int64_t pair, int thread,
+                                      LogProduct<T>* partial) {
   constexpr int kPair = 2 * kSide<T>, kGroups = kTileThreads / kPair;
-  PYKERNELS_SHARED(LogProduct<T>, partial);
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % kPair, group = thread / kPair;
-  const int64_t pair = blockIdx.x, local_element = blockIdx.y;
-  const Components<T> components = element_of<T>(problem, first_element + local_element).components;
+  const int lane = thread % kPair, group = thread / kPair;
   const int64_t i = pair * kPair + lane, tile = local_element * packed.tiles + 2 * pair + lane / kSide<T>;
   const bool real = i < components.count;
 
@@ -57,29 +54,42 @@ __global__ void __launch_bounds__(kTileThreads, 2) pack_components(
   for (int k = 1; k < kGroups; ++k) join(product, partial[k * kPair + lane]);
   const T log2 = real ? log2_weight(components, i) : -static_cast<T>(INFINITY);
   packed.constant[tile * kSide<T> + lane % kSide<T>] = log2_constant(log2, product, components.dims);
-  if (lane == 0) packed.accurate[local_element * (packed.tiles / 2) + pair] = accurate;
+  if (lane % kSide<T> == 0) packed.accurate[tile] = accurate;
 }
 
-// A block lays out one tile. log2 and gradient are null in the forward pass.
+// One tile. log2 and gradient are null in the forward pass.
 template <class T>
-__global__ void __launch_bounds__(kTileThreads) pack_rows(PYKERNELS_PARAMETER MixtureProblem problem,
-                                                          const T* log2, const T* gradient,
-                                                          PYKERNELS_PARAMETER PackedRows<T> packed,
-                                                          uint32_t first_element) {
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % kSide<T>;
-  const int64_t element = first_element + blockIdx.y, tile = blockIdx.y * packed.tiles + blockIdx.x;
-  const Matrix<const T> value = element_of<T>(problem, element).value;
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * kSide<T> + lane;
+PYKERNELS_DEVICE void pack_rows(const MixtureProblem& problem, const Matrix<const T>& value, const T* log2,
+                                const T* gradient, const PackedRows<T>& packed, int64_t local_element,
+                                int64_t element, int64_t tile_of_element, int thread) {
+  const int lane = thread % kSide<T>;
+  const int64_t row = tile_of_element * kSide<T> + lane, whole = element * problem.rows + row;
+  const int64_t tile = local_element * packed.tiles + tile_of_element;
   const bool real = row < problem.rows;
   RowTerms<T> terms{real, -Limits<T>::kLargest, 0};
-  if (log2 && real)
-    terms = row_terms(log2[element * problem.rows + row], gradient[element * problem.rows + row]);
+  if (log2 && real) terms = row_terms(log2[whole], gradient[whole]);
   for (int64_t d = thread / kSide<T>; d < problem.dims; d += kTileThreads / kSide<T>)
     packed.z[(tile * problem.dims + d) * kSide<T> + lane] = terms.counts ? at(value, row, d) : 0;
   if (log2 && thread < kSide<T>) {
     packed.minus_log2[tile * kSide<T> + lane] = terms.minus_log2;
     packed.gradient[tile * kSide<T> + lane] = terms.gradient;
   }
+}
+
+// A block lays out a pair of tiles of components, or, those beyond, a tile of rows.
+template <class T>
+__global__ void __launch_bounds__(kTileThreads, 2) pack_tiles(
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> components,
+    PYKERNELS_PARAMETER PackedRows<T> rows, const T* log2, const T* gradient, uint32_t first_element) {
+  PYKERNELS_SHARED(LogProduct<T>, partial);
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t block = blockIdx.x, local_element = blockIdx.y, element = first_element + local_element;
+  const int64_t pairs = components.tiles / 2;
+  const Element<T> of = element_of<T>(problem, element);
+  if (block < pairs)
+    pack_components(of.components, components, local_element, block, thread, partial);
+  else
+    pack_rows(problem, of.value, log2, gradient, rows, local_element, element, block - pairs, thread);
 }
 
 // For the marginals: s, m and the constant of each component and dimension, [elements][dim

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "core/arena.h"
-#include "mixture/cuda_gradients.h"
 #include "mixture/cuda_marginal.h"
 #include "mixture/cuda_tile_gradients.h"
 
@@ -11,11 +10,15 @@ namespace pykernels {
 
 constexpr int kFewDims = 16;                // up to here a row fits in a thread's registers
 constexpr int64_t kWantedBlocks = 2640;     // a few waves of blocks on the largest GPUs
+constexpr int64_t kSmallWork = 8192;        // instructions of a thread that are not worth a second launch
 constexpr int64_t kMostMemory = 256 << 20;  // for batch elements that could as well follow one another
 constexpr int64_t kMostDims = kMaxDims * kMostGridRows;
 
 static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Hardly one wave: a problem that gives no more blocks is cut finer.
+static inline bool are_few(int64_t blocks) { return blocks <= kWantedBlocks / 10; }
 
 // Blocks that share what they compute, each taking `units` of it.
 struct Splits {
@@ -38,46 +41,62 @@ static inline MarginalPlan plan_marginal(int64_t dims) {
   return {per_block, static_cast<int>(divide_up(dims, per_block)), kMarginalThreads / per_block};
 }
 
+template <class T> int64_t padded_tiles(int64_t count) { return 2 * divide_up(count, 2 * kSide<T>); }
+
+// Of the joint density, with many dimensions.
+template <class T> TileShape tile_shape(const MixtureProblem& p, int64_t batch) {
+  const int64_t pairs = padded_tiles<T>(p.rows) / 2 * (padded_tiles<T>(p.components) / 2) * batch;
+  if (p.rows <= kSide<T> || p.components <= kSide<T> || are_few(pairs)) return kNarrowTiles;
+  return p.dims > kSummedDims ? kLongTiles : kWideTiles;
+}
+
+// Whether several threads share what is a thread's own: where it would leave a quarter of a block idle, or
+// too few blocks for a GPU.
+static inline bool shares_own(int64_t own, int64_t own_per_block, int64_t others, int64_t tile,
+                              int64_t batch) {
+  return 4 * own <= 3 * own_per_block ||
+         are_few(divide_up(own, own_per_block) * divide_up(others, tile) * batch);
+}
+
 template <class T> struct ForwardPlan {
-  int rows_per_thread;      // few dimensions
-  int64_t row_blocks;       // of the joint density
   bool tiles, slope_tiles;  // many dimensions
-  Splits joint;             // units: tiles of components, or pairs of them
+  TileShape shape;          // then, without slopes
+  bool few_rows;            // few dimensions: kFewWays threads for a row
+  int64_t row_blocks;       // of the joint density
+  int64_t units;            // of components, for the splits: tiles, or groups of them
+  Splits joint;
   MarginalPlan marginal;
-  int marginal_rows;  // in a thread
   int64_t marginal_row_blocks;
   Splits marginal_splits;
   int64_t step;  // batch elements at a time
 };
 
-template <class T> int64_t padded_tiles(int64_t count) { return 2 * divide_up(count, 2 * kSide<T>); }
+template <class T> void plan_joint(const MixtureForward& args, int64_t batch, ForwardPlan<T>& plan) {
+  const MixtureProblem& p = args.problem;
+  plan.tiles = p.dims > kFewDims;
+  plan.slope_tiles = plan.tiles && args.joint_slope;
+  if (plan.tiles) {
+    plan.shape = plan.slope_tiles ? kNarrowTiles : tile_shape<T>(p, batch);
+    plan.row_blocks = divide_up(p.rows, plan.shape.rows * kSide<T>);
+    plan.units = divide_up(p.components, plan.shape.components * kSide<T>);
+    plan.joint = split(plan.units, plan.row_blocks * batch);
+    return;
+  }
+  const int64_t block_rows = kThreads * (args.joint_slope ? kManyRows<T, true> : kManyRows<T, false>);
+  plan.few_rows = shares_own(p.rows, block_rows, p.components, kTile<T>, batch);
+  plan.row_blocks = divide_up(p.rows, plan.few_rows ? kThreads / kFewWays : block_rows);
+  plan.units = divide_up(p.components, kTile<T>);
+  const bool small = plan.few_rows && p.components * (2 * p.dims + 5) <= kFewWays * kSmallWork;
+  plan.joint = small ? Splits{1, plan.units} : split(plan.units, plan.row_blocks * batch);
+}
 
 template <class T> ForwardPlan<T> plan_forward(const MixtureForward& args) {
   const MixtureProblem& p = args.problem;
   const int64_t batch = batch_count(p.batch);
   ForwardPlan<T> plan{};
-  plan.tiles = p.dims > kFewDims;
-  plan.slope_tiles = plan.tiles && args.joint_slope;
-  constexpr bool kSingle = sizeof(T) == 4;
-  plan.rows_per_thread = args.joint_slope                   ? (kSingle ? 2 : 1)
-                         : kSingle && p.rows > 2 * kThreads ? 4
-                         : kSingle                          ? 1
-                                                            : 2;
-  if (plan.tiles) {
-    const int64_t units = padded_tiles<T>(p.components) / (plan.slope_tiles ? 1 : 2);
-    plan.row_blocks = padded_tiles<T>(p.rows) / (plan.slope_tiles ? 1 : 2);
-    plan.joint = split(units, plan.row_blocks * batch);
-  } else {
-    plan.row_blocks = divide_up(p.rows, kThreads * plan.rows_per_thread);
-    const bool small =
-        p.components * (2 * p.dims + 5) <= 8192;  // not worth the launch that puts parts together
-    plan.joint = small ? Splits{1, divide_up(p.components, kTile<T>)}
-                       : split(divide_up(p.components, kTile<T>), plan.row_blocks * batch);
-  }
+  plan_joint(args, batch, plan);
   plan.marginal = plan_marginal(p.dims);
-  plan.marginal_rows = kSingle ? 8 : 4;
-  plan.marginal_row_blocks =
-      divide_up(p.rows, static_cast<int64_t>(plan.marginal.groups) * plan.marginal_rows);
+  plan.marginal_row_blocks = divide_up(p.rows, static_cast<int64_t>(plan.marginal.groups) * kMarginalRows<T>);
   plan.marginal_splits = split(divide_up(p.components, kMarginalTile<T>),
                                plan.marginal_row_blocks * plan.marginal.dim_blocks * batch);
 
@@ -92,8 +111,7 @@ template <class T> ForwardPlan<T> plan_forward(const MixtureForward& args) {
 }
 
 template <class T> struct ForwardMemory {
-  JointOutput<T> joint;
-  MarginalOutput<T> marginal;
+  DensityOutput<T> joint, marginal;
   PackedMarginals<T> marginals;
   PackedComponents<T> components;
   PackedRows<T> rows;
@@ -102,11 +120,12 @@ template <class T> struct ForwardMemory {
 template <class T> PackedComponents<T> take_components(Arena& arena, const MixtureProblem& p, int64_t step) {
   PackedComponents<T> packed{};
   packed.tiles = padded_tiles<T>(p.components);
+  packed.used = divide_up(p.components, kSide<T>);
   packed.count = p.components;
   packed.s = take<T>(arena, step * packed.tiles * p.dims * kSide<T>);
   packed.m = take<T>(arena, step * packed.tiles * p.dims * kSide<T>);
   packed.constant = take<T>(arena, step * packed.tiles * kSide<T>);
-  packed.accurate = take<int>(arena, step * packed.tiles / 2);
+  packed.accurate = take<int>(arena, step * packed.tiles);
   return packed;
 }
 
@@ -114,6 +133,7 @@ template <class T>
 PackedRows<T> take_rows(Arena& arena, const MixtureProblem& p, int64_t step, bool backward) {
   PackedRows<T> packed{};
   packed.tiles = padded_tiles<T>(p.rows);
+  packed.used = divide_up(p.rows, kSide<T>);
   packed.count = p.rows;
   packed.z = take<T>(arena, step * packed.tiles * p.dims * kSide<T>);
   if (backward) {
@@ -141,12 +161,10 @@ template <class T>
 ForwardMemory<T> take_forward(Arena& arena, const MixtureForward& args, const ForwardPlan<T>& plan) {
   const MixtureProblem& p = args.problem;
   ForwardMemory<T> memory{};
-  memory.joint.joint = static_cast<T*>(args.joint);
-  memory.joint.joint_log2 = static_cast<T*>(args.joint_log2);
-  memory.joint.slope = static_cast<T*>(args.joint_slope);
-  memory.marginal.marginal = static_cast<T*>(args.marginal);
-  memory.marginal.marginal_log2 = static_cast<T*>(args.marginal_log2);
-  memory.marginal.slope = static_cast<T*>(args.marginal_slope);
+  memory.joint = {static_cast<T*>(args.joint), static_cast<T*>(args.joint_log2),
+                  static_cast<T*>(args.joint_slope), nullptr, nullptr};
+  memory.marginal = {static_cast<T*>(args.marginal), static_cast<T*>(args.marginal_log2),
+                     static_cast<T*>(args.marginal_slope), nullptr, nullptr};
   if (args.joint && plan.tiles) {
     memory.components = take_components<T>(arena, p, plan.step);
     memory.rows = take_rows<T>(arena, p, plan.step, false);
@@ -165,44 +183,75 @@ ForwardMemory<T> take_forward(Arena& arena, const MixtureForward& args, const Fo
   return memory;
 }
 
-// The backward pass: gradients of loc, scale and log-weights. That of value follows from the slopes.
+// The backward pass.
 
 template <class T> struct BackwardPlan {
+  bool for_components;  // whether any gradient but that of value is asked for
   bool tiles;
+  bool few_components;  // few dimensions: kFewWays threads for a component
+  bool direct;          // they write the gradients; there is no need of finish_gradients
   int64_t component_blocks;
   Splits joint;
   MarginalPlan marginal;
   int64_t marginal_component_blocks;
   Splits marginal_splits;
+  FinishPlan finish;
   int64_t step;
 };
 
-template <class T> constexpr int kMarginalComponents = sizeof(T) == 4 ? 8 : 4;  // in a thread
-
 // Whether a gradient is a sum over anything.
-static inline bool is_summed(const MixtureProblem& p, const StridedTensor& gradient, int64_t dims) {
+static inline bool is_summed(const MixtureProblem& p, const StridedTensor& gradient, int64_t rows,
+                             int64_t columns) {
   const int64_t* inner = gradient.strides + p.batch.ndim;
-  return gradient.data && (batch_is_shared(p.batch, gradient) || (p.components > 1 && inner[0] == 0) ||
-                           (dims > 1 && inner[1] == 0));
+  return gradient.data && (batch_is_shared(p.batch, gradient) || (rows > 1 && inner[0] == 0) ||
+                           (columns > 1 && inner[1] == 0));
+}
+
+// Dimensions of a block: as many as leave enough blocks, and up to a sector of memory.
+template <class T> FinishPlan plan_finish(const MixtureProblem& p, int64_t splits, int64_t batch) {
+  FinishPlan plan{};
+  plan.ways = merge_ways(splits);
+  plan.component_blocks = divide_up(p.components, kMergeOutputs);
+  const int64_t sector = 32 / static_cast<int64_t>(sizeof(T));
+  const int64_t wanted = divide_up(p.dims * plan.component_blocks * batch, kWantedBlocks);
+  plan.dims = static_cast<int>(at_most(at_most(wanted, p.dims), plan.ways > 4 ? 1 : sector));
+  plan.columns = 3 * plan.dims + 1;
+  plan.dim_blocks = divide_up(p.dims, plan.dims);
+  return plan;
+}
+
+template <class T> void plan_joint_sums(const MixtureProblem& p, int64_t batch, BackwardPlan<T>& plan) {
+  plan.tiles = p.dims > kFewDims;
+  if (plan.tiles) {
+    plan.component_blocks = divide_up(p.components, kSide<T>);
+    plan.joint = split(divide_up(p.rows, kSide<T>), plan.component_blocks * batch);
+    return;
+  }
+  constexpr int64_t kBlock = kBlockComponents<T, 1>;
+  plan.few_components = shares_own(p.components, kBlock, p.rows, kTile<T>, batch);
+  plan.component_blocks = divide_up(p.components, plan.few_components ? kBlock / kFewWays : kBlock);
+  const int64_t units = divide_up(p.rows, kTile<T>);
+  const bool small = plan.few_components && p.rows * (5 * p.dims + 6) <= kFewWays * kSmallWork;
+  plan.joint = small ? Splits{1, units} : split(units, plan.component_blocks * batch);
 }
 
 template <class T> BackwardPlan<T> plan_backward(const MixtureBackward& args) {
   const MixtureProblem& p = args.problem;
   const int64_t batch = batch_count(p.batch);
   BackwardPlan<T> plan{};
-  plan.tiles = p.dims > kFewDims;
-  plan.component_blocks =
-      plan.tiles ? padded_tiles<T>(p.components) : divide_up(p.components, kThreads * kOwnComponents<T>);
-  const int64_t units = plan.tiles ? padded_tiles<T>(p.rows) : divide_up(p.rows, kTile<T>);
-  const bool small = !plan.tiles && p.rows * (5 * p.dims + 6) <= 8192;
-  plan.joint = small ? Splits{1, units} : split(units, plan.component_blocks * batch);
+  plan.for_components = args.grad_loc.data || args.grad_scale.data || args.grad_log_weights.data;
+  plan_joint_sums(p, batch, plan);
+  plan.direct = plan.few_components && plan.joint.count == 1 && !args.grad_marginal;
   plan.marginal = plan_marginal(p.dims);
   plan.marginal_component_blocks =
       divide_up(p.components, static_cast<int64_t>(plan.marginal.groups) * kMarginalComponents<T>);
   plan.marginal_splits = split(divide_up(p.rows, kMarginalTile<T>),
                                plan.marginal_component_blocks * plan.marginal.dim_blocks * batch);
+  const int64_t joint_splits = args.grad_joint ? plan.joint.count : 0,
+                marginal_splits = args.grad_marginal ? plan.marginal_splits.count : 0;
+  plan.finish = plan_finish<T>(p, joint_splits > marginal_splits ? joint_splits : marginal_splits, batch);
 
-  int64_t bytes = 6 * p.components * p.dims * sizeof(T);
+  int64_t bytes = 6 * p.components * p.dims * sizeof(T) + p.rows * p.dims * sizeof(T);
   if (plan.tiles)
     bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + (p.dims + 2) * padded_tiles<T>(p.rows)) *
              kSide<T> * sizeof(T);
@@ -214,30 +263,61 @@ template <class T> BackwardPlan<T> plan_backward(const MixtureBackward& args) {
 
 template <class T> struct BackwardMemory {
   T *joint_sums, *marginal_sums;
-  GradientOutput<T> loc, scale, log_weights;
+  GradientOutputs<T> gradients;
+  ValueGradient<T> value;
   PackedMarginals<T> marginals;
   PackedComponents<T> components;
   PackedRows<T> rows;
 };
 
+// How the terms of a gradient follow one another in a batch element: in `rows` of `length`, of which each has
+// a sum, or, if length is 0, in order of the gradient.
+struct TermRows {
+  int64_t rows, length, runs;
+};
+
+static inline TermRows term_rows(const MixtureProblem& p, const StridedTensor& gradient, int64_t dims) {
+  const int64_t* inner = gradient.strides + p.batch.ndim;
+  if (p.components == 1 || inner[0] != 0) return {0, 0, 0};
+  const bool keeps_dims = dims == 1 || inner[1] != 0;
+  const int64_t length = keeps_dims ? p.components : p.components * dims;
+  return {keeps_dims ? dims : 1, length, divide_up(length, kRun)};
+}
+
 template <class T>
 GradientOutput<T> take_gradient(Arena& arena, const MixtureProblem& p, const StridedTensor& gradient,
                                 int64_t dims, int64_t step) {
-  return {gradient, is_summed(p, gradient, dims) ? take<T>(arena, step * dims * p.components) : nullptr};
+  GradientOutput<T> out{gradient, nullptr, nullptr};
+  if (!is_summed(p, gradient, p.components, dims)) return out;
+  out.terms = take<T>(arena, step * dims * p.components);
+  const TermRows rows = term_rows(p, gradient, dims);
+  if (rows.runs > 1) out.runs = take<double>(arena, step * rows.rows * rows.runs);
+  return out;
 }
 
 template <class T>
 BackwardMemory<T> take_backward(Arena& arena, const MixtureBackward& args, const BackwardPlan<T>& plan) {
   const MixtureProblem& p = args.problem;
   BackwardMemory<T> memory{};
-  if (args.grad_joint)
+  if (args.grad_value.data && batch_is_shared(p.batch, args.grad_value))
+    memory.value.out.terms = take<T>(arena, plan.step * p.rows * p.dims);
+  memory.value = {{args.grad_value, memory.value.out.terms, nullptr},
+                  static_cast<const T*>(args.joint_log2),
+                  static_cast<const T*>(args.joint_slope),
+                  static_cast<const T*>(args.grad_joint),
+                  static_cast<const T*>(args.marginal_log2),
+                  static_cast<const T*>(args.marginal_slope),
+                  static_cast<const T*>(args.grad_marginal)};
+  if (!plan.for_components) return memory;
+  memory.gradients = {take_gradient<T>(arena, p, args.grad_loc, p.dims, plan.step),
+                      take_gradient<T>(arena, p, args.grad_scale, p.dims, plan.step),
+                      take_gradient<T>(arena, p, args.grad_log_weights, 1, plan.step)};
+  if (args.grad_joint && !plan.direct)
     memory.joint_sums = take<T>(arena, plan.step * plan.joint.count * (2 * p.dims + 1) * p.components);
-  if (args.grad_marginal)
+  if (args.grad_marginal) {
     memory.marginal_sums = take<T>(arena, plan.step * plan.marginal_splits.count * 3 * p.dims * p.components);
-  if (args.grad_marginal) memory.marginals = take_marginals<T>(arena, p, plan.marginal, plan.step);
-  memory.loc = take_gradient<T>(arena, p, args.grad_loc, p.dims, plan.step);
-  memory.scale = take_gradient<T>(arena, p, args.grad_scale, p.dims, plan.step);
-  memory.log_weights = take_gradient<T>(arena, p, args.grad_log_weights, 1, plan.step);
+    memory.marginals = take_marginals<T>(arena, p, plan.marginal, plan.step);
+  }
   if (args.grad_joint && plan.tiles) {
     memory.components = take_components<T>(arena, p, plan.step);
     memory.rows = take_rows<T>(arena, p, plan.step, true);

@@ -1,5 +1,5 @@
 // The joint density for many dimensions: like a matrix product whose multiply-add is two, t = (z - m) s and
-// sum += t^2. A block takes two tiles of rows and goes through pairs of tiles of components, a few dimensions
+// sum += t^2. A block takes some tiles of rows and goes through those of components, a few dimensions
 // at a time, the next ones being copied while it works. Each thread holds a square of pairs; its rows' sums
 // of exponentials stay with it until the end.
 #pragma once
@@ -14,45 +14,54 @@ constexpr int kMaxDepth = 12;
 // pass does the same: where one component outweighs all others, its exponent is then 0 exactly.
 constexpr int kSummedDims = 64;
 
-template <class T, int side> struct Square {
-  T sum[side][side];
+// Of rows and components.
+template <class T, int many, int across> struct Square {
+  T sum[many][across];
 };
 
-template <class T, int side> PYKERNELS_DEVICE void clear(Square<T, side>& square) {
+template <class T, int many, int across> PYKERNELS_DEVICE void clear(Square<T, many, across>& square) {
   PYKERNELS_UNROLL
-  for (int row = 0; row < side; ++row) {
+  for (int row = 0; row < many; ++row) {
     PYKERNELS_UNROLL
-    for (int i = 0; i < side; ++i) square.sum[row][i] = 0;
+    for (int i = 0; i < across; ++i) square.sum[row][i] = 0;
   }
 }
 
-template <class T, int side> PYKERNELS_DEVICE void move(Square<T, side>& from, Square<T, side>& to) {
+template <class T, int many, int across>
+PYKERNELS_DEVICE void move(Square<T, many, across>& from, Square<T, many, across>& to) {
   PYKERNELS_UNROLL
-  for (int row = 0; row < side; ++row) {
+  for (int row = 0; row < many; ++row) {
     PYKERNELS_UNROLL
-    for (int i = 0; i < side; ++i) to.sum[row][i] += from.sum[row][i];
+    for (int i = 0; i < across; ++i) to.sum[row][i] += from.sum[row][i];
   }
   clear(from);
 }
 
-// sum -= t^2 for `depth` dimensions. Tiles follow one another at `stride`, dimensions at kSide.
-template <bool accurate, int stride, class T, int side>
-PYKERNELS_DEVICE void add_squares(const T* z, const T* s, const T* m, int depth, Square<T, side>& square) {
+// Reads a thread's part of each of its tiles, which follow one another at `stride`.
+template <int stride, class T, int many>
+PYKERNELS_DEVICE void load_parts(const T* source, T (&values)[many]) {
   constexpr int kLane = Quad<T>::kCount;
-  PYKERNELS_UNROLL_BY(2)
-  for (int d = 0; d < depth; ++d) {
-    T zs[side], ss[side], ms[side];
+  PYKERNELS_UNROLL
+  for (int tile = 0; tile < many / kLane; ++tile)
+    load_aligned(source + tile * stride, *reinterpret_cast<T(*)[kLane]>(values + tile * kLane));
+}
+
+// sum -= t^2 for `depth` dimensions, which follow one another at kSide.
+template <bool accurate, int stride, class T, int many, int across>
+PYKERNELS_DEVICE void add_squares(const T* z, const T* s, const T* m, int depth,
+                                  Square<T, many, across>& square) {
+  constexpr int kQuads = many * across / (Quad<T>::kCount * Quad<T>::kCount);
+  constexpr int kTimes = kQuads < 4 ? 2 : 1;  // larger squares leave no registers for the next dimension
+  PYKERNELS_UNROLL_BY(kTimes)
+  for (const T* end = z + depth * kSide<T>; z != end; z += kSide<T>, s += kSide<T>, m += kSide<T>) {
+    T zs[many], ss[across], ms[across];
+    load_parts<stride>(z, zs);
+    load_parts<stride>(s, ss);
+    load_parts<stride>(m, ms);
     PYKERNELS_UNROLL
-    for (int tile = 0; tile < side / kLane; ++tile) {
-      const int at = tile * stride + d * kSide<T>;
-      load_aligned(z + at, *reinterpret_cast<T(*)[kLane]>(zs + tile * kLane));
-      load_aligned(s + at, *reinterpret_cast<T(*)[kLane]>(ss + tile * kLane));
-      load_aligned(m + at, *reinterpret_cast<T(*)[kLane]>(ms + tile * kLane));
-    }
-    PYKERNELS_UNROLL
-    for (int row = 0; row < side; ++row) {
+    for (int row = 0; row < many; ++row) {
       PYKERNELS_UNROLL
-      for (int i = 0; i < side; ++i) {
+      for (int i = 0; i < across; ++i) {
         const T t = standardized<accurate>(zs[row], ss[i], ms[i]);
         square.sum[row][i] = fma(-t, t, square.sum[row][i]);
       }
@@ -60,74 +69,85 @@ PYKERNELS_DEVICE void add_squares(const T* z, const T* s, const T* m, int depth,
   }
 }
 
-template <class T, int side>
-PYKERNELS_DEVICE void add_exponentials(Square<T, side>& square, const T (&constant)[side],
-                                       ExpSum<T> (&sum)[side]) {
+template <class T, int many, int across>
+PYKERNELS_DEVICE void add_exponentials(Square<T, many, across>& square, const T (&constant)[across],
+                                       ExpSum<T> (&sum)[many]) {
   PYKERNELS_UNROLL
-  for (int row = 0; row < side; ++row) {
+  for (int row = 0; row < many; ++row) {
     T top = sum[row].top, mass = 0;
     PYKERNELS_UNROLL
-    for (int i = 0; i < side; ++i) {
+    for (int i = 0; i < across; ++i) {
       square.sum[row][i] += constant[i];
       top = fmax(top, square.sum[row][i]);
     }
     PYKERNELS_UNROLL
-    for (int i = 0; i < side; ++i) mass += fast_exp2(square.sum[row][i] - top);
+    for (int i = 0; i < across; ++i) mass += fast_exp2(square.sum[row][i] - top);
     sum[row] = {top, fma(sum[row].mass, fast_exp2(sum[row].top - top), mass)};
   }
 }
 
-template <class T> constexpr int kTileSide = 2 * Quad<T>::kCount;  // of a thread's square
+// Tiles that a block works on at a time, of rows and of components. Two by two take the fewest reads of
+// shared memory, of rows alone where long sums take twice the registers; one by one is for few rows or few
+// components, which would else be filled up, and for few pairs, which more blocks then share.
+struct TileShape {
+  int rows, components;
+};
+constexpr TileShape kWideTiles{2, 2}, kLongTiles{2, 1}, kNarrowTiles{1, 1};
 
-// Grid: pairs of tiles of rows, splits of the pairs of tiles of components, batch elements.
-template <class T, bool long_sums>
-__global__ void __launch_bounds__(kTileThreads, long_sums ? 1 : 2) forward_joint_tiles(
+template <class T> constexpr size_t tile_bytes(TileShape shape) {
+  return 2 * (shape.rows + 2 * shape.components) * kMaxDepth * kSide<T> * sizeof(T);
+}
+
+// Grid: groups of tiles of rows, splits of the groups of tiles of components, batch elements.
+template <class T, int row_tiles, int component_tiles, bool long_sums>
+__global__ void __launch_bounds__(kTileThreads, 2) forward_joint_tiles(
     PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows,
-    PYKERNELS_PARAMETER JointOutput<T> out, int dims, int depth, int64_t pairs_per_split,
+    PYKERNELS_PARAMETER DensityOutput<T> out, int dims, int depth, int64_t groups, int64_t groups_per_split,
     uint32_t first_element) {
-  constexpr int kLane = Quad<T>::kCount, kS = kTileSide<T>;
-  constexpr int kStride = kMaxDepth * kSide<T>, kStage = 6 * kStride;
+  constexpr int kLane = Quad<T>::kCount, kRows = row_tiles * kLane, kOthers = component_tiles * kLane;
+  constexpr int kStride = kMaxDepth * kSide<T>, kStage = (row_tiles + 2 * component_tiles) * kStride;
   PYKERNELS_SHARED(T, stages);
   const int thread = static_cast<int>(threadIdx.x), across = thread % 16 * kLane, down = thread / 16 * kLane;
-  const int64_t element = blockIdx.z, row_pair = blockIdx.x, split = blockIdx.y, splits = gridDim.y;
-  const int64_t tile_size = static_cast<int64_t>(dims) * kSide<T>;
-  const int64_t first_pair = split * pairs_per_split;
-  const int64_t pairs_left = components.tiles / 2 - first_pair;
-  const int pairs = static_cast<int>(pairs_left < pairs_per_split ? pairs_left : pairs_per_split);
-  const T* z = rows.z + (element * rows.tiles + 2 * row_pair) * tile_size;
-  const int64_t first_tile = element * components.tiles + 2 * first_pair;
-  const T *s = components.s + first_tile * tile_size, *m = components.m + first_tile * tile_size;
-  const T* constants = components.constant + first_tile * kSide<T>;
-  const int* accurate = components.accurate + (element * components.tiles) / 2 + first_pair;
+  const int64_t element = blockIdx.z, split = blockIdx.y, splits = gridDim.y;
+  const int64_t first_group = split * groups_per_split, groups_left = groups - first_group;
+  const int own_groups = static_cast<int>(groups_left < groups_per_split ? groups_left : groups_per_split);
+  const int first_row_tile = row_tiles * static_cast<int>(blockIdx.x), tile_size = dims * kSide<T>;
+  const int first_packed_row = static_cast<int>(element * rows.tiles) + first_row_tile,
+            first_tile = static_cast<int>(element * components.tiles + component_tiles * first_group);
 
-  ExpSum<T> sum[kS];
-  Square<T, kS> square, total;
+  ExpSum<T> sum[kRows];
+  Square<T, kRows, kOthers> square, total;
   PYKERNELS_UNROLL
-  for (int row = 0; row < kS; ++row) sum[row] = empty_sum<T>();
+  for (int row = 0; row < kRows; ++row) sum[row] = empty_sum<T>();
 
-  const auto copy_stage = [&](int64_t pair, int d, int stage) {
+  const auto copy_stage = [&](int group, int d, int stage) {
     T* target = stages + stage * kStage;
     const int count = dims - d < depth ? dims - d : depth;
+    const auto source = [&](int tile) { return static_cast<int64_t>(tile) * tile_size + d * kSide<T>; };
     PYKERNELS_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int64_t source = (2 * pair + half) * tile_size + d * kSide<T>;
-      copy_tile<kMaxDepth>(z + half * tile_size + d * kSide<T>, count, thread, target + half * kStride);
-      copy_tile<kMaxDepth>(s + source, count, thread, target + (2 + half) * kStride);
-      copy_tile<kMaxDepth>(m + source, count, thread, target + (4 + half) * kStride);
+    for (int k = 0; k < row_tiles; ++k)
+      copy_tile<kMaxDepth>(rows.z + source(first_packed_row + k), count, thread, target + k * kStride);
+    PYKERNELS_UNROLL
+    for (int k = 0; k < component_tiles; ++k) {
+      const int64_t from = source(first_tile + component_tiles * group + k);
+      copy_tile<kMaxDepth>(components.s + from, count, thread, target + (row_tiles + k) * kStride);
+      copy_tile<kMaxDepth>(components.m + from, count, thread,
+                           target + (row_tiles + component_tiles + k) * kStride);
     }
     async_commit();
   };
 
   int stage = 0;
-  if (pairs > 0) copy_stage(0, 0, stage);
-  for (int pair = 0; pair < pairs; ++pair) {
+  if (own_groups > 0) copy_stage(0, 0, stage);
+  for (int group = 0; group < own_groups; ++group) {
     clear(square);
     if (long_sums) clear(total);
-    const bool form = accurate[pair] != 0;
+    const int tile = first_tile + component_tiles * group;
+    const bool accurate = components.accurate[tile] != 0;
     for (int d = 0; d < dims; d += depth) {
-      const bool last_of_pair = d + depth >= dims;
-      if (!last_of_pair || pair + 1 < pairs) {
-        copy_stage(last_of_pair ? pair + 1 : pair, last_of_pair ? 0 : d + depth, 1 - stage);
+      const bool last_of_group = d + depth >= dims;
+      if (!last_of_group || group + 1 < own_groups) {
+        copy_stage(last_of_group ? group + 1 : group, last_of_group ? 0 : d + depth, 1 - stage);
         async_wait<1>();
       } else {
         async_wait<0>();
@@ -135,34 +155,32 @@ __global__ void __launch_bounds__(kTileThreads, long_sums ? 1 : 2) forward_joint
       __syncthreads();
       const int count = dims - d < depth ? dims - d : depth;
       const T* here = stages + stage * kStage;
-      const T *zs = here + down, *ss = here + 2 * kStride + across, *ms = here + 4 * kStride + across;
-      if (form)
+      const T *zs = here + down, *ss = here + row_tiles * kStride + across,
+              *ms = ss + component_tiles * kStride;
+      if (accurate)
         add_squares<true, kStride>(zs, ss, ms, count, square);
       else
         add_squares<false, kStride>(zs, ss, ms, count, square);
-      if (long_sums && ((d + depth) % kSummedDims == 0 || last_of_pair)) move(square, total);
+      if (long_sums && ((d + depth) % kSummedDims == 0 || last_of_group)) move(square, total);
       __syncthreads();  // before this stage is overwritten
       stage = 1 - stage;
     }
-    T constant[kS];
-    PYKERNELS_UNROLL
-    for (int half = 0; half < 2; ++half)
-      load_aligned(constants + (2 * pair + half) * kSide<T> + across,
-                   *reinterpret_cast<T(*)[kLane]>(constant + half * kLane));
+    T constant[kOthers];
+    load_parts<kSide<T>>(components.constant + static_cast<int64_t>(tile) * kSide<T> + across, constant);
     add_exponentials(long_sums ? total : square, constant, sum);
   }
 
   PYKERNELS_UNROLL
-  for (int r = 0; r < kS; ++r) {
+  for (int r = 0; r < kRows; ++r) {
     for (int step = 8; step > 0; step /= 2)
       sum[r] = merge(sum[r], {__shfl_xor_sync(kWholeWarp, sum[r].top, step),
                               __shfl_xor_sync(kWholeWarp, sum[r].mass, step)});
-    const int64_t row = (2 * row_pair + r / kLane) * kSide<T> + down + r % kLane;
+    const int64_t row = static_cast<int64_t>(first_row_tile + r / kLane) * kSide<T> + down + r % kLane;
     if (thread % 16 != 0 || row >= rows.count) continue;
     if (out.part)
       out.part[(element * splits + split) * rows.count + row] = sum[r];
     else
-      write_joint(out, (first_element + element) * rows.count + row, sum[r]);
+      write_density(out, (first_element + element) * rows.count + row, sum[r]);
   }
 }
 

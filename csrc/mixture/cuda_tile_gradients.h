@@ -14,7 +14,7 @@ constexpr int kOwnDims = 2;  // of them in a thread's hands
 
 template <class T> struct GradientTiles {
   T *z, *s, *m;  // [kChunk][kSide]
-  T* weights;    // [other kSide][own kSide]
+  T* weights;    // [other kSide][own kSide], see weights_at
   T* factor;     // [own kSide]
 };
 
@@ -24,6 +24,16 @@ template <class T> PYKERNELS_DEVICE GradientTiles<T> cut(T* shared) {
   constexpr int kPart = kChunk * kSide<T>;
   return {shared, shared + kPart, shared + 2 * kPart, shared + 3 * kPart,
           shared + 3 * kPart + kSide<T> * kSide<T>};
+}
+
+// Where a quad of weights stands: quad q of line k at q ^ (k / kLane). A warp writes to lines kLane apart,
+// all at the same quad or its neighbour. In plain order lines differ by kLane kSide numbers, 1024 bytes, so
+// each 8 lanes, whose 16 bytes go at once, would meet the same 4 of 32 banks, one after the other. With k /
+// kLane being 0 to 7, or 8 to 15, q ^ (k / kLane) is a different quad modulo 8 for each of the eight: 8 x 4
+// banks. A reading warp takes 16 quads of one line, and thus all of its banks twice, in any order.
+template <class T> PYKERNELS_DEVICE int weights_at(int line, int column) {
+  constexpr int kLane = Quad<T>::kCount;
+  return line * kSide<T> + ((column / kLane) ^ (line / kLane)) * kLane;
 }
 
 // A part of the dimensions of one tile of rows and one of components.
@@ -44,8 +54,8 @@ PYKERNELS_DEVICE int load_chunk(const T* z, const T* s, const T* m, int dims, in
 template <class T>
 PYKERNELS_DEVICE void pair_squares(const T* z, const T* s, const T* m, bool accurate, int dims, int row,
                                    int component, int thread, GradientTiles<T>& tiles,
-                                   Square<T, Quad<T>::kCount>& total) {
-  Square<T, Quad<T>::kCount> square;
+                                   Square<T, Quad<T>::kCount, Quad<T>::kCount>& total) {
+  Square<T, Quad<T>::kCount, Quad<T>::kCount> square;
   clear(total);
   clear(square);
   for (int d = 0; d < dims; d += kChunk) {
@@ -69,6 +79,8 @@ PYKERNELS_DEVICE void add_slopes(const GradientTiles<T>& tiles, int own_d, int a
   PYKERNELS_UNROLL
   for (int k = 0; k < kOwnDims; ++k) load_aligned(tiles.z + (own_d + k) * kS + across, z[k]);
   for (int first = 0; first < kS; first += kLane) {
+    const T* weights =
+        tiles.weights + weights_at<T>(first, across);  // and of the kLane - 1 lines that follow
     T s[kOwnDims][kLane], m[kOwnDims][kLane];
     PYKERNELS_UNROLL
     for (int k = 0; k < kOwnDims; ++k) {
@@ -78,7 +90,7 @@ PYKERNELS_DEVICE void add_slopes(const GradientTiles<T>& tiles, int own_d, int a
     PYKERNELS_UNROLL
     for (int i = 0; i < kLane; ++i) {
       T weight[kLane];
-      load_aligned(tiles.weights + (first + i) * kS + across, weight);
+      load_aligned(weights + i * kS, weight);
       PYKERNELS_UNROLL
       for (int r = 0; r < kLane; ++r) {
         if (weight[r] == 0) continue;
@@ -103,13 +115,14 @@ PYKERNELS_DEVICE void add_moments(const GradientTiles<T>& tiles, int own_d, int 
     load_aligned(tiles.m + (own_d + k) * kS + across, m[k]);
   }
   for (int first = 0; first < kS; first += kLane) {
+    const T* weights = tiles.weights + weights_at<T>(first, across);
     T z[kOwnDims][kLane];
     PYKERNELS_UNROLL
     for (int k = 0; k < kOwnDims; ++k) load_aligned(tiles.z + (own_d + k) * kS + first, z[k]);
     PYKERNELS_UNROLL
     for (int r = 0; r < kLane; ++r) {
       T share[kLane];
-      load_aligned(tiles.weights + (first + r) * kS + across, share);
+      load_aligned(weights + r * kS, share);
       PYKERNELS_UNROLL
       for (int i = 0; i < kLane; ++i) {
         if (share[i] == 0) continue;
@@ -128,7 +141,7 @@ PYKERNELS_DEVICE void add_moments(const GradientTiles<T>& tiles, int own_d, int 
 template <class T>
 __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
     PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows,
-    PYKERNELS_PARAMETER JointOutput<T> out, int dims, int64_t tiles_per_split) {
+    PYKERNELS_PARAMETER DensityOutput<T> out, int dims, int64_t tiles_per_split) {
   constexpr int kLane = Quad<T>::kCount, kS = kSide<T>;
   PYKERNELS_SHARED(T, shared);
   GradientTiles<T> tiles = cut(shared);
@@ -137,7 +150,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
   const int64_t tile_size = static_cast<int64_t>(dims) * kS, first_row = row_tile * kS;
   const T* z = rows.z + (element * rows.tiles + row_tile) * tile_size;
   const int64_t begin = split * tiles_per_split;
-  const int64_t end = begin + tiles_per_split < components.tiles ? begin + tiles_per_split : components.tiles;
+  const int64_t end = begin + tiles_per_split < components.used ? begin + tiles_per_split : components.used;
   const int64_t part = (element * splits + split) * rows.count;
 
   ExpSum<T> sum[kLane];  // of rows first_row + down + r, the same in all 16 threads that share them
@@ -146,13 +159,14 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t packed = element * components.tiles + tile;
     const T *s = components.s + packed * tile_size, *m = components.m + packed * tile_size;
-    const bool accurate = components.accurate[packed / 2] != 0;
-    Square<T, kLane> square;
+    const bool accurate = components.accurate[packed] != 0;
+    Square<T, kLane, kLane> square;
     pair_squares(z, s, m, accurate, dims, down, across, thread, tiles, square);
 
     T constant[kLane];
     load_aligned(components.constant + packed * kS + across, constant);
     bool reached = false;
+    T weight[kLane][kLane];
     PYKERNELS_UNROLL
     for (int r = 0; r < kLane; ++r) {
       T top = sum[r].top, mass = 0;
@@ -164,32 +178,23 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
       for (int step = 8; step > 0; step /= 2) top = fmax(top, __shfl_xor_sync(kWholeWarp, top, step));
       PYKERNELS_UNROLL
       for (int i = 0; i < kLane; ++i) {
-        const T weight = fast_exp2(square.sum[r][i] - top);
-        reached |= weight != 0;
-        mass += weight;
-        tiles.weights[(across + i) * kS + down + r] = weight;
+        weight[i][r] = fast_exp2(square.sum[r][i] - top);
+        reached |= weight[i][r] != 0;
+        mass += weight[i][r];
       }
       for (int step = 8; step > 0; step /= 2) mass += __shfl_xor_sync(kWholeWarp, mass, step);
       const T factor = fast_exp2(sum[r].top - top);
-      if (thread % 16 == 0) tiles.factor[down + r] = tile == begin ? 0 : factor;
+      if (thread % 16 == 0) tiles.factor[down + r] = factor;
       sum[r] = {top, fma(sum[r].mass, factor, mass)};
     }
+    PYKERNELS_UNROLL
+    for (int i = 0; i < kLane; ++i) store_aligned(weight[i], tiles.weights + weights_at<T>(across + i, down));
     // The first tile has to lay the ground, whatever its weights.
     if (!__syncthreads_or(reached || tile == begin)) continue;
     for (int d = 0; d < dims; d += kChunk) {
       const int count = load_chunk(z, s, m, dims, d, thread, tiles);
       const int own_d = thread / 16 * kOwnDims;
-      T slope[kLane][kOwnDims];
-      PYKERNELS_UNROLL
-      for (int r = 0; r < kLane; ++r) {
-        const int64_t row = first_row + across + r;
-        PYKERNELS_UNROLL
-        for (int k = 0; k < kOwnDims; ++k) {
-          const bool real = row < rows.count && own_d + k < count && tile != begin;
-          slope[r][k] =
-              real ? tiles.factor[across + r] * out.part_slope[(part + row) * dims + d + own_d + k] : 0;
-        }
-      }
+      T slope[kLane][kOwnDims] = {};
       if (own_d < count) {
         if (accurate)
           add_slopes<true>(tiles, own_d, across, slope);
@@ -200,9 +205,11 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
       for (int r = 0; r < kLane; ++r) {
         const int64_t row = first_row + across + r;
         PYKERNELS_UNROLL
-        for (int k = 0; k < kOwnDims; ++k)
-          if (row < rows.count && own_d + k < count)
-            out.part_slope[(part + row) * dims + d + own_d + k] = slope[r][k];
+        for (int k = 0; k < kOwnDims; ++k) {
+          if (row >= rows.count || own_d + k >= count) continue;
+          T& place = out.part_slope[(part + row) * dims + d + own_d + k];
+          place = tile == begin ? slope[r][k] : fma(tiles.factor[across + r], place, slope[r][k]);
+        }
       }
       __syncthreads();  // before the next chunk, and the next weights
     }
@@ -225,9 +232,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
   const int64_t tile_size = static_cast<int64_t>(dims) * kS, first_component = own_tile * kS;
   const int64_t packed = element * components.tiles + own_tile;
   const T *s = components.s + packed * tile_size, *m = components.m + packed * tile_size;
-  const bool accurate = components.accurate[packed / 2] != 0;
+  const bool accurate = components.accurate[packed] != 0;
   const int64_t begin = split * tiles_per_split;
-  const int64_t end = begin + tiles_per_split < rows.tiles ? begin + tiles_per_split : rows.tiles;
+  const int64_t end = begin + tiles_per_split < rows.used ? begin + tiles_per_split : rows.used;
   T* out = sums + (element * splits + split) * (2 * dims + 1) * components.count;
 
   T constant[kLane], mass[kLane];
@@ -237,39 +244,33 @@ __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t row_tile = element * rows.tiles + tile;
     const T* z = rows.z + row_tile * tile_size;
-    Square<T, kLane> square;
+    Square<T, kLane, kLane> square;
     pair_squares(z, s, m, accurate, dims, across, down, thread, tiles, square);
 
     T minus_log2[kLane], gradient[kLane];
     load_aligned(rows.minus_log2 + row_tile * kS + across, minus_log2);
     load_aligned(rows.gradient + row_tile * kS + across, gradient);
     bool reached = false;
+    T tile_mass[kLane] =
+        {};  // summed by itself first, as all sums of a tile: rounding errors grow with the terms
     PYKERNELS_UNROLL
     for (int r = 0; r < kLane; ++r) {
+      T share[kLane];
       PYKERNELS_UNROLL
       for (int i = 0; i < kLane; ++i) {
-        const T share = gradient[r] * fast_exp2((square.sum[r][i] + constant[i]) + minus_log2[r]);
-        reached |= share != 0;
-        mass[i] += share;
-        tiles.weights[(across + r) * kS + down + i] = share;
+        share[i] = gradient[r] * fast_exp2((square.sum[r][i] + constant[i]) + minus_log2[r]);
+        reached |= share[i] != 0;
+        tile_mass[i] += share[i];
       }
+      store_aligned(share, tiles.weights + weights_at<T>(across + r, down));
     }
+    PYKERNELS_UNROLL
+    for (int i = 0; i < kLane; ++i) mass[i] += tile_mass[i];
     if (!__syncthreads_or(reached || tile == begin)) continue;
     for (int d = 0; d < dims; d += kChunk) {
       const int count = load_chunk(z, s, m, dims, d, thread, tiles);
       const int own_d = thread / 16 * kOwnDims;
-      T first[kLane][kOwnDims], second[kLane][kOwnDims];
-      PYKERNELS_UNROLL
-      for (int i = 0; i < kLane; ++i) {
-        const int64_t component = first_component + across + i;
-        PYKERNELS_UNROLL
-        for (int k = 0; k < kOwnDims; ++k) {
-          const bool real = component < components.count && own_d + k < count && tile != begin;
-          const int64_t at = (d + own_d + k) * components.count + component;
-          first[i][k] = real ? out[at] : 0;
-          second[i][k] = real ? out[dims * components.count + at] : 0;
-        }
-      }
+      T first[kLane][kOwnDims] = {}, second[kLane][kOwnDims] = {};
       if (own_d < count) {
         if (accurate)
           add_moments<true>(tiles, own_d, across, first, second);
@@ -283,8 +284,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
         for (int k = 0; k < kOwnDims; ++k) {
           if (component >= components.count || own_d + k >= count) continue;
           const int64_t at = (d + own_d + k) * components.count + component;
-          out[at] = first[i][k];
-          out[dims * components.count + at] = second[i][k];
+          T &first_place = out[at], &second_place = out[dims * components.count + at];
+          first_place = tile == begin ? first[i][k] : first_place + first[i][k];
+          second_place = tile == begin ? second[i][k] : second_place + second[i][k];
         }
       }
       __syncthreads();  // before the next chunk, and the next weights

@@ -7,13 +7,12 @@
 // and the gradients of  sum_b grad_joint[b] joint[b] + sum_bd grad_marginal[b,d] marginal[b,d].
 //
 // Shapes: value [*batch, rows, dims]; loc, scale [*batch, components, dims]; log_weights [*batch,
-// components]; joint
-// [*batch, rows] and marginal [*batch, rows, dims] contiguous. Inputs are never written, outputs never read;
-// they must not overlap. The results come in nats and, for the backward pass, in base 2, as the kernels work:
-// where one component outweighs all others its responsibility is then 1 exactly, which two roundings more
-// would spoil. Gradients have their input's strides, and every element is written: where a stride is 0 the
-// gradient is summed. Without log_weights each component weighs 1/components; one of log-weight -inf is
-// absent, whatever its loc and scale.
+// components]; joint [*batch, rows] and marginal [*batch, rows, dims] contiguous. Inputs are never written,
+// outputs never read; they must not overlap. The results come in nats and, for the backward pass, in base 2,
+// as the kernels work: where one component outweighs all others its responsibility is then 1 exactly, which
+// two roundings more would spoil. Gradients have their input's strides, and every element is written: where a
+// stride is 0 the gradient is summed, that of value over batch dimensions only. Without log_weights each
+// component weighs 1/components; one of log-weight -inf is absent, whatever its loc and scale.
 #pragma once
 
 #include "core/cpu_features.h"
@@ -43,8 +42,9 @@ struct MixtureForward {
 
 struct MixtureBackward {
   MixtureProblem problem;
-  const void *joint_log2, *marginal_log2;  // from the forward pass, each needed where its gradient is given
-  const void *grad_joint, *grad_marginal;  // contiguous; null: zero
+  const void *joint_log2, *marginal_log2;    // from the forward pass, each needed where its gradient is given
+  const void *joint_slope, *marginal_slope;  // the same, where it gave them, for grad_value
+  const void *grad_joint, *grad_marginal;    // contiguous; null: zero
   StridedTensor grad_value, grad_loc, grad_scale, grad_log_weights;
   void* workspace;
   int64_t workspace_bytes;

@@ -31,27 +31,28 @@ template <class T, class Launch> void with_dims(int64_t dims, const Launch& laun
   return launch(Int<16>{});
 }
 
-template <class T, int D, int rows, bool slopes>
-void launch_joint(const MixtureProblem& p, const ForwardPlan<T>& plan, const JointOutput<T>& out,
+template <class T, int D, int rows, int ways, bool slopes>
+void launch_joint(const MixtureProblem& p, const ForwardPlan<T>& plan, const DensityOutput<T>& out,
                   int64_t elements, uint32_t first, cudaStream_t stream) {
   const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
-  const size_t shared = kTile<T> * Record<T, D>::kSize * sizeof(T);
-  PYKERNELS_LAUNCH((forward_joint<T, D, rows, slopes>), blocks, kThreads, shared, stream, p, out,
-                   plan.joint.units, first);
+  PYKERNELS_LAUNCH((forward_joint<T, D, rows, ways, slopes>), blocks, kThreads,
+                   (joint_shared_size<T, D, ways, slopes>()) * sizeof(T), stream, p, out, plan.joint.units,
+                   first);
 }
 
 template <class T>
-void forward_few(const MixtureProblem& p, const ForwardPlan<T>& plan, const JointOutput<T>& out,
+void forward_few(const MixtureProblem& p, const ForwardPlan<T>& plan, const DensityOutput<T>& out,
                  int64_t elements, uint32_t first, cudaStream_t stream) {
-  constexpr bool kSingle = sizeof(T) == 4;
   with_dims<T>(p.dims, [&](auto dims) {
     constexpr int D = decltype(dims)::kValue;
-    if (out.slope)
-      launch_joint<T, D, kSingle ? 2 : 1, true>(p, plan, out, elements, first, stream);
-    else if (plan.rows_per_thread == 1)
-      launch_joint<T, D, 1, false>(p, plan, out, elements, first, stream);
+    if (out.slope && plan.few_rows)
+      launch_joint<T, D, 1, kFewWays, true>(p, plan, out, elements, first, stream);
+    else if (out.slope)
+      launch_joint<T, D, kManyRows<T, true>, 1, true>(p, plan, out, elements, first, stream);
+    else if (plan.few_rows)
+      launch_joint<T, D, 1, kFewWays, false>(p, plan, out, elements, first, stream);
     else
-      launch_joint<T, D, kSingle ? 4 : 2, false>(p, plan, out, elements, first, stream);
+      launch_joint<T, D, kManyRows<T, false>, 1, false>(p, plan, out, elements, first, stream);
   });
 }
 
@@ -61,30 +62,56 @@ int depth_of(int dims) {
   return dims > kSummedDims ? 8 : static_cast<int>(divide_up(dims, divide_up(dims, kMaxDepth)));
 }
 
+// log2 and gradient, of the rows: null in the forward pass.
+template <class T>
+void launch_pack_tiles(const MixtureProblem& p, const PackedComponents<T>& components,
+                       const PackedRows<T>& rows, const T* log2, const T* gradient, int64_t elements,
+                       uint32_t first, cudaStream_t stream) {
+  PYKERNELS_LAUNCH(pack_tiles<T>, dim3(grid(components.tiles / 2 + rows.tiles), grid(elements)), kTileThreads,
+                   kTileThreads * sizeof(LogProduct<T>), stream, p, components, rows, log2, gradient, first);
+}
+
+template <class T, int row_tiles, int component_tiles, bool long_sums>
+void launch_tiles(const MixtureProblem& p, const ForwardPlan<T>& plan, const ForwardMemory<T>& memory,
+                  int64_t elements, uint32_t first, cudaStream_t stream) {
+  const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
+  const int dims = static_cast<int>(p.dims);
+  PYKERNELS_LAUNCH((forward_joint_tiles<T, row_tiles, component_tiles, long_sums>), blocks, kTileThreads,
+                   tile_bytes<T>({row_tiles, component_tiles}), stream, memory.components, memory.rows,
+                   memory.joint, dims, depth_of(dims), plan.units, plan.joint.units, first);
+}
+
 template <class T>
 void forward_many(const MixtureProblem& p, const ForwardPlan<T>& plan, const ForwardMemory<T>& memory,
                   int64_t elements, uint32_t first, cudaStream_t stream) {
-  const int dims = static_cast<int>(p.dims), depth = depth_of(dims);
-  const PackedComponents<T>& components = memory.components;
-  const PackedRows<T>& rows = memory.rows;
-  const T* const none = nullptr;
-  PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(components.tiles / 2), grid(elements)), kTileThreads,
-                   kTileThreads * sizeof(LogProduct<T>), stream, p, components, first);
-  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(rows.tiles), grid(elements)), kTileThreads, 0, stream, p, none,
-                   none, rows, first);
-  const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
-  if (plan.slope_tiles) {
-    PYKERNELS_LAUNCH(forward_joint_slopes<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
-                     components, rows, memory.joint, dims, plan.joint.units);
-    return;
-  }
-  const size_t shared = 2 * 6 * kMaxDepth * kSide<T> * sizeof(T);
-  if (dims > kSummedDims)
-    PYKERNELS_LAUNCH((forward_joint_tiles<T, true>), blocks, kTileThreads, shared, stream, components, rows,
-                     memory.joint, dims, depth, plan.joint.units, first);
+  launch_pack_tiles<T>(p, memory.components, memory.rows, nullptr, nullptr, elements, first, stream);
+  const bool narrow = plan.shape.rows == kNarrowTiles.rows, long_sums = p.dims > kSummedDims;
+  if (plan.slope_tiles)
+    PYKERNELS_LAUNCH(forward_joint_slopes<T>,
+                     dim3(grid(plan.row_blocks), grid(plan.joint.count), grid(elements)), kTileThreads,
+                     kGradientTileSize<T> * sizeof(T), stream, memory.components, memory.rows, memory.joint,
+                     static_cast<int>(p.dims), plan.joint.units);
+  else if (narrow && long_sums)
+    launch_tiles<T, kNarrowTiles.rows, kNarrowTiles.components, true>(p, plan, memory, elements, first,
+                                                                      stream);
+  else if (narrow)
+    launch_tiles<T, kNarrowTiles.rows, kNarrowTiles.components, false>(p, plan, memory, elements, first,
+                                                                       stream);
+  else if (long_sums)
+    launch_tiles<T, kLongTiles.rows, kLongTiles.components, true>(p, plan, memory, elements, first, stream);
   else
-    PYKERNELS_LAUNCH((forward_joint_tiles<T, false>), blocks, kTileThreads, shared, stream, components, rows,
-                     memory.joint, dims, depth, plan.joint.units, first);
+    launch_tiles<T, kWideTiles.rows, kWideTiles.components, false>(p, plan, memory, elements, first, stream);
+}
+
+// `sums` of a batch element, each with `width` slopes.
+template <class T>
+void launch_merge(const DensityOutput<T>& out, int64_t sums, int64_t dims, int64_t splits, int64_t elements,
+                  uint32_t first, cudaStream_t stream) {
+  if (!out.part) return;
+  const int ways = merge_ways(splits), width = static_cast<int>(out.slope ? dims : 1);
+  PYKERNELS_LAUNCH(merge_parts<T>, grid(divide_up(elements * sums * width, kMergeOutputs)),
+                   kMergeOutputs * ways, merge_bytes<T>(ways), stream, out, sums, width,
+                   static_cast<int>(splits), elements, first);
 }
 
 template <class T>
@@ -125,22 +152,15 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
         forward_many(p, plan, memory, elements, first, stream);
       else
         forward_few(p, plan, memory.joint, elements, first, stream);
-      if (memory.joint.part)
-        PYKERNELS_LAUNCH(merge_joint<T>, grid(divide_up(elements * p.rows, kThreads / 32)), kThreads, 0,
-                         stream, memory.joint, p.rows, static_cast<int>(p.dims),
-                         static_cast<int>(plan.joint.count), elements, first);
+      launch_merge(memory.joint, p.rows, p.dims, plan.joint.count, elements, first, stream);
     }
     if (args.marginal) {
-      constexpr int kRows = sizeof(T) == 4 ? 8 : 4;
       launch_pack_marginals(p, memory.marginals, elements, first, stream);
       if (args.marginal_slope)
-        launch_marginal<T, kRows, true>(p, plan, memory, elements, first, stream);
+        launch_marginal<T, kMarginalRows<T>, true>(p, plan, memory, elements, first, stream);
       else
-        launch_marginal<T, kRows, false>(p, plan, memory, elements, first, stream);
-      if (memory.marginal.part)
-        PYKERNELS_LAUNCH(merge_marginal<T>, grid(divide_up(elements * p.rows * p.dims, kThreads)), kThreads,
-                         0, stream, memory.marginal, p.rows * p.dims,
-                         static_cast<int>(plan.marginal_splits.count), elements, first);
+        launch_marginal<T, kMarginalRows<T>, false>(p, plan, memory, elements, first, stream);
+      launch_merge(memory.marginal, p.rows * p.dims, 1, plan.marginal_splits.count, elements, first, stream);
     }
   }
   return launch_status();
@@ -153,44 +173,133 @@ template <class T> int64_t forward_workspace(const MixtureForward& args) {
   return arena.used;
 }
 
+template <class T, int lanes, class In>
+void launch_sum(const MixtureProblem& p, const Terms<In>& terms, int64_t elements, uint32_t first,
+                cudaStream_t stream) {
+  PYKERNELS_LAUNCH((sum_terms<In, T, lanes>), dim3(grid(divide_up(terms.outputs, lanes)), grid(elements)),
+                   kSumThreads, kSumThreads * sizeof(double), stream, p.batch, terms, elements, first);
+}
+
+// Of loc, scale or log-weights; the latter have one dimension.
 template <class T>
 void sum_gradient(const MixtureProblem& p, const GradientOutput<T>& out, int64_t dims, int64_t elements,
                   uint32_t first, cudaStream_t stream) {
-  if (!out.tensor.data || !out.dense) return;
+  if (!out.terms) return;
   const int64_t* inner = out.tensor.strides + p.batch.ndim;
-  const bool keep_dims = dims == 1 || inner[1] != 0, keep_components = p.components == 1 || inner[0] != 0;
-  const int64_t kept = keep_dims ? dims : 1;
-  if (keep_components)
-    PYKERNELS_LAUNCH(sum_dims<T>, grid(divide_up(p.components * kept, kFinishThreads)), kFinishThreads, 0,
-                     stream, p, out, static_cast<int>(dims), keep_dims, elements, first);
-  else
-    PYKERNELS_LAUNCH(sum_components<T>, grid(kept), kFinishThreads, kFinishThreads * sizeof(double), stream,
-                     p, out, static_cast<int>(dims), keep_dims, elements, first);
+  const TermRows rows = term_rows(p, out.tensor, dims);
+  if (rows.rows == 0) {
+    const bool keeps_dims = dims == 1 || inner[1] != 0;
+    const Terms<T> terms{out.terms,
+                         dims * p.components,
+                         1,
+                         keeps_dims ? dims * p.components : p.components,
+                         static_cast<uint32_t>(keeps_dims ? 1 : dims),
+                         p.components,
+                         out.tensor,
+                         p.components,
+                         inner[1],
+                         inner[0]};
+    launch_sum<T, 32>(p, terms, elements, first, stream);
+  } else if (out.runs) {
+    PYKERNELS_LAUNCH(sum_runs<T>, grid(elements * rows.rows * rows.runs), kSumThreads,
+                     kSumThreads * sizeof(double), stream, out.terms, out.runs, rows.length, rows.runs);
+    const Terms<double> terms{out.runs,
+                              rows.rows * rows.runs,
+                              rows.runs,
+                              rows.rows,
+                              static_cast<uint32_t>(rows.runs),
+                              1,
+                              out.tensor,
+                              1,
+                              inner[1],
+                              0};
+    launch_sum<T, 1>(p, terms, elements, first, stream);
+  } else {
+    const Terms<T> terms{out.terms,
+                         rows.rows * rows.length,
+                         rows.length,
+                         rows.rows,
+                         static_cast<uint32_t>(rows.length),
+                         1,
+                         out.tensor,
+                         1,
+                         inner[1],
+                         0};
+    launch_sum<T, 1>(p, terms, elements, first, stream);
+  }
 }
 
 template <class T>
-void launch_joint_sums(const MixtureBackward& args, const BackwardPlan<T>& plan,
-                       const BackwardMemory<T>& memory, int64_t elements, uint32_t first,
-                       cudaStream_t stream) {
-  const MixtureProblem& p = args.problem;
-  const T *log2 = static_cast<const T*>(args.joint_log2), *gradient = static_cast<const T*>(args.grad_joint);
-  const dim3 blocks(grid(plan.component_blocks), grid(plan.joint.count), grid(elements));
-  if (!plan.tiles) {
-    with_dims<T>(p.dims, [&](auto dims) {
-      constexpr int D = decltype(dims)::kValue;
-      const size_t shared = kTile<T> * RowRecord<T, D>::kSize * sizeof(T);
-      PYKERNELS_LAUNCH((joint_component_sums<T, D>), blocks, kThreads, shared, stream, p, log2, gradient,
-                       memory.joint_sums, plan.joint.units, first);
-    });
+void sum_value(const MixtureProblem& p, const GradientOutput<T>& out, int64_t elements, uint32_t first,
+               cudaStream_t stream) {
+  if (!out.terms) return;
+  const int64_t *inner = out.tensor.strides + p.batch.ndim, values = p.rows * p.dims;
+  launch_sum<T, 32>(p, Terms<T>{out.terms, values, 1, values, 1, 0, out.tensor, p.dims, inner[0], inner[1]},
+                    elements, first, stream);
+}
+
+template <class T, int D, int ways>
+void launch_component_sums(const MixtureProblem& p, const BackwardPlan<T>& plan,
+                           const BackwardMemory<T>& memory, int64_t elements, uint32_t first,
+                           cudaStream_t stream) {
+  const bool with_value = plan.direct && memory.value.out.tensor.data;
+  const int64_t value_blocks = with_value ? divide_up(p.rows * p.dims, kThreads) : 0;
+  const dim3 blocks(grid(plan.component_blocks + value_blocks), grid(plan.joint.count), grid(elements));
+  PYKERNELS_LAUNCH((joint_component_sums<T, D, ways>), blocks, kThreads,
+                   (component_shared_size<T, D, ways>()) * sizeof(T), stream, p, memory.value,
+                   memory.gradients, memory.joint_sums, plan.joint.units, plan.component_blocks, first);
+}
+
+template <class T>
+void launch_joint_sums(const MixtureProblem& p, const BackwardPlan<T>& plan, const BackwardMemory<T>& memory,
+                       int64_t elements, uint32_t first, cudaStream_t stream) {
+  if (plan.tiles) {
+    launch_pack_tiles(p, memory.components, memory.rows, memory.value.joint_log2, memory.value.grad_joint,
+                      elements, first, stream);
+    const dim3 blocks(grid(plan.component_blocks), grid(plan.joint.count), grid(elements));
+    PYKERNELS_LAUNCH(joint_component_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
+                     memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims),
+                     plan.joint.units);
     return;
   }
-  PYKERNELS_LAUNCH(pack_components<T>, dim3(grid(memory.components.tiles / 2), grid(elements)), kTileThreads,
-                   kTileThreads * sizeof(LogProduct<T>), stream, p, memory.components, first);
-  PYKERNELS_LAUNCH(pack_rows<T>, dim3(grid(memory.rows.tiles), grid(elements)), kTileThreads, 0, stream, p,
-                   log2, gradient, memory.rows, first);
-  PYKERNELS_LAUNCH(joint_component_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
-                   memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims),
-                   plan.joint.units);
+  with_dims<T>(p.dims, [&](auto dims) {
+    constexpr int D = decltype(dims)::kValue;
+    if (plan.few_components)
+      launch_component_sums<T, D, kFewWays>(p, plan, memory, elements, first, stream);
+    else
+      launch_component_sums<T, D, 1>(p, plan, memory, elements, first, stream);
+  });
+}
+
+template <class T>
+void launch_marginal_sums(const MixtureProblem& p, const BackwardPlan<T>& plan,
+                          const BackwardMemory<T>& memory, int64_t elements, uint32_t first,
+                          cudaStream_t stream) {
+  const PackedMarginals<T>& packed = memory.marginals;
+  launch_pack_marginals(p, packed, elements, first, stream);
+  const dim3 blocks(grid(plan.marginal_component_blocks), grid(plan.marginal_splits.count),
+                    grid(elements * packed.dim_blocks));
+  PYKERNELS_LAUNCH((marginal_component_sums<T, kMarginalComponents<T>>), blocks, kMarginalThreads,
+                   3 * kMarginalTile<T> * packed.dims * sizeof(T), stream, p, packed,
+                   memory.value.marginal_log2, memory.value.grad_marginal, memory.marginal_sums,
+                   plan.marginal_splits.units, first);
+}
+
+// And the gradient of value.
+template <class T>
+void launch_finish(const MixtureProblem& p, const BackwardPlan<T>& plan, const BackwardMemory<T>& memory,
+                   int64_t elements, uint32_t first, cudaStream_t stream) {
+  const GradientSums<T> sums{memory.joint_sums, memory.marginal_sums,
+                             memory.joint_sums ? static_cast<int>(plan.joint.count) : 0,
+                             memory.marginal_sums ? static_cast<int>(plan.marginal_splits.count) : 0};
+  FinishPlan finish = plan.finish;
+  if (!plan.for_components) finish.component_blocks = 0;
+  const int threads = kMergeOutputs * finish.ways;
+  const int64_t value_blocks = memory.value.out.tensor.data ? divide_up(p.rows * p.dims, threads) : 0;
+  PYKERNELS_LAUNCH(finish_gradients<T>,
+                   dim3(grid(finish.component_blocks * finish.dim_blocks + value_blocks), grid(elements)),
+                   threads, finish_bytes<T>(finish), stream, p, sums, memory.gradients, memory.value, finish,
+                   first);
 }
 
 template <class T> Status backward(const MixtureBackward& args, Execution execution) {
@@ -202,31 +311,20 @@ template <class T> Status backward(const MixtureBackward& args, Execution execut
   Arena arena = arena_over(args.workspace);
   const BackwardMemory<T> memory = take_backward(arena, args, plan);
   if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
-  const GradientSums<T> sums{memory.joint_sums, memory.marginal_sums,
-                             args.grad_joint ? static_cast<int>(plan.joint.count) : 0,
-                             args.grad_marginal ? static_cast<int>(plan.marginal_splits.count) : 0};
   const int64_t batch = batch_count(p.batch);
   if (batch > UINT32_MAX) return Status::batch_too_large;
+  if (!plan.for_components && !args.grad_value.data) return Status::ok;
   for (int64_t begin = 0; begin < batch; begin += plan.step) {
     const uint32_t first = static_cast<uint32_t>(begin);
     const int64_t elements = at_most(plan.step, batch - begin);
-    if (args.grad_joint) launch_joint_sums(args, plan, memory, elements, first, stream);
-    if (args.grad_marginal) {
-      const PackedMarginals<T>& packed = memory.marginals;
-      launch_pack_marginals(p, packed, elements, first, stream);
-      const dim3 blocks(grid(plan.marginal_component_blocks), grid(plan.marginal_splits.count),
-                        grid(elements * packed.dim_blocks));
-      PYKERNELS_LAUNCH((marginal_component_sums<T, kMarginalComponents<T>>), blocks, kMarginalThreads,
-                       3 * kMarginalTile<T> * packed.dims * sizeof(T), stream, p, packed,
-                       static_cast<const T*>(args.marginal_log2), static_cast<const T*>(args.grad_marginal),
-                       memory.marginal_sums, plan.marginal_splits.units, first);
-    }
-    PYKERNELS_LAUNCH(finish_gradients<T>, grid(divide_up(elements * p.components * p.dims, kFinishThreads)),
-                     kFinishThreads, 0, stream, p, sums, memory.loc, memory.scale, memory.log_weights,
-                     elements, first);
-    sum_gradient(p, memory.loc, p.dims, elements, first, stream);
-    sum_gradient(p, memory.scale, p.dims, elements, first, stream);
-    sum_gradient(p, memory.log_weights, 1, elements, first, stream);
+    if (plan.for_components && args.grad_joint) launch_joint_sums(p, plan, memory, elements, first, stream);
+    if (plan.for_components && args.grad_marginal)
+      launch_marginal_sums(p, plan, memory, elements, first, stream);
+    if (!plan.direct || !plan.for_components) launch_finish(p, plan, memory, elements, first, stream);
+    sum_gradient(p, memory.gradients.loc, p.dims, elements, first, stream);
+    sum_gradient(p, memory.gradients.scale, p.dims, elements, first, stream);
+    sum_gradient(p, memory.gradients.log_weights, 1, elements, first, stream);
+    sum_value(p, memory.value.out, elements, first, stream);
   }
   return launch_status();
 }

@@ -1,4 +1,5 @@
-// The pair formula and its derivatives, for a CPU vector or a CUDA scalar V. Logarithms have base 2:
+// The pair formula and its derivatives as the CPU vectors V take them; cuda_common.h has the same in the form
+// that a GPU likes. Logarithms have base 2:
 //
 //   log2 N(z; m, s^2) = -log2 s - log2(2 pi)/2 - w e^2,    e = z - m,    w = log2(e)/(2 s^2).
 //

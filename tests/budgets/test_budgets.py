@@ -20,22 +20,26 @@ ARCHITECTURE = "sm_90"
 # kernel, form, units in a round of the loop, multiply-adds per unit, least additions per unit, most instructions per unit
 LOOPS = [
     # A quarter of an instruction is for sums by tiles, which round less than one long sum.
-    ("forward_joint<float, 10, 4, false>", "fast", 16, 20, 0, 27.4),
-    ("forward_joint<float, 10, 4, false>", "accurate", 16, 10, 10, 37.4),
-    ("forward_joint<float, 2, 4, false>", "fast", 16, 4, 0, 10.4),
-    ("forward_joint<float, 2, 4, false>", "accurate", 16, 2, 2, 12.4),
+    ("forward_joint<float, 10, 4, 1, false>", "fast", 16, 20, 0, 27.4),
+    ("forward_joint<float, 10, 4, 1, false>", "accurate", 16, 10, 10, 37.4),
+    ("forward_joint<float, 2, 4, 1, false>", "fast", 16, 4, 0, 10.4),
+    ("forward_joint<float, 2, 4, 1, false>", "accurate", 16, 2, 2, 12.4),
+    # Where four threads share a row, none of which holds more than one.
+    ("forward_joint<float, 10, 1, 4, false>", "fast", 4, 20, 0, 33.5),
+    ("forward_joint<float, 10, 1, 4, true>", "fast", 4, 30, 0, 60.8),
     # With the branches that leave out weights of 0, four or five instructions that save 20 to 30.
-    ("forward_joint<float, 10, 2, true>", "fast", 8, 30, 0, 56.7),
-    ("forward_joint<float, 10, 2, true>", "accurate", 8, 20, 10, 66.7),
-    ("joint_component_sums<float, 10>", "fast", 4, 30, 10, 62),
-    ("joint_component_sums<float, 10>", "accurate", 4, 20, 20, 72),
+    ("forward_joint<float, 10, 2, 1, true>", "fast", 8, 30, 0, 56.7),
+    ("forward_joint<float, 10, 2, 1, true>", "accurate", 8, 20, 10, 66.8),
+    ("joint_component_sums<float, 10, 1>", "fast", 4, 30, 10, 62),
+    ("joint_component_sums<float, 10, 1>", "accurate", 4, 20, 20, 72),
     # At D = 50, with the sum of exponentials, 115.
-    ("forward_joint_tiles<float, false>", "fast per_dim", 128, 2, 0, 2.16),
-    ("forward_joint_tiles<float, false>", "accurate per_dim", 128, 1, 1, 3.16),
-    ("forward_joint_tiles<float, true>", "fast per_dim", 128, 2, 0, 2.16),
-    ("forward_joint_slopes<float>", "fast densities per_dim", 32, 2, 0, 2.5),
-    ("joint_component_tiles<float>", "fast densities per_dim", 32, 2, 0, 2.5),
-    ("joint_component_tiles<float>", "fast sums per_dim", 32, 2, 1, 4.9),
+    ("forward_joint_tiles<float, 2, 2, false>", "fast per_dim", 64, 2, 0, 2.16),
+    ("forward_joint_tiles<float, 2, 2, false>", "accurate per_dim", 64, 1, 1, 3.16),
+    ("forward_joint_tiles<float, 2, 1, true>", "fast per_dim", 64, 2, 0, 2.22),
+    ("forward_joint_tiles<float, 1, 1, false>", "fast per_dim", 32, 2, 0, 2.4),
+    ("forward_joint_slopes<float>", "fast densities per_dim", 32, 2, 0, 2.4),
+    ("joint_component_tiles<float>", "fast densities per_dim", 32, 2, 0, 2.4),
+    ("joint_component_tiles<float>", "fast sums per_dim", 32, 2, 1, 4.95),
     # What takes exponentials is slower than that: 1.125 of them per unit last as long as 9 instructions.
     ("forward_marginal<float, 8, false>", "accurate", 64, 1, 3, 8.6),
     ("forward_marginal<float, 8, true>", "accurate", 32, 2, 3, 12.5),
@@ -44,10 +48,11 @@ LOOPS = [
 
 # The most registers of a thread: 65536 of them make the blocks that fit on a multiprocessor.
 REGISTERS = {
-    "forward_joint<float, 10, 4, false>": 128,  # 4 blocks of 128 threads
-    "forward_joint<float, 10, 2, true>": 255,  # 2
-    "joint_component_sums<float, 10>": 128,  # 4
-    "forward_joint_tiles<float, false>": 128,  # 2 of 256
+    "forward_joint<float, 10, 4, 1, false>": 128,  # 4 blocks of 128 threads
+    "forward_joint<float, 10, 2, 1, true>": 255,  # 2
+    "joint_component_sums<float, 10, 1>": 128,  # 4
+    "forward_joint_tiles<float, 2, 2, false>": 128,  # 2 of 256
+    "forward_joint_tiles<float, 2, 1, true>": 128,  # 2
     "forward_joint_slopes<float>": 128,  # 2
     "joint_component_tiles<float>": 128,  # 2
     "forward_marginal<float, 8, false>": 128,  # 2

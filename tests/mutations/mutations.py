@@ -32,14 +32,14 @@ MUTATIONS = (
     ),
     mutation(
         "no barrier before the next tile of components overwrites this one",
-        "      add_tile<false, kMany>(records, count, own);\n    __syncthreads();",
-        "      add_tile<false, kMany>(records, count, own);\n",
+        "      add_tile<false, kMany, ways>(records, count, way, own);\n    __syncthreads();",
+        "      add_tile<false, kMany, ways>(records, count, way, own);\n",
         also=RACE,
     ),
     mutation(
         "no barrier before the next tile of rows overwrites this one",
-        "add_row<false>(records + row * kSize, own);\n    __syncthreads();",
-        "add_row<false>(records + row * kSize, own);\n",
+        "add_rows<false, ways>(records, count, way, own);\n    __syncthreads();",
+        "add_rows<false, ways>(records, count, way, own);\n",
         also=RACE,
     ),
     mutation(
@@ -77,26 +77,26 @@ MUTATIONS = (
     ),
     mutation(
         "weights of a tile overwritten before all warps have read them (forward)",
-        "dims + d + own_d + k] = slope[r][k];\n      }\n      __syncthreads();",
-        "dims + d + own_d + k] = slope[r][k];\n      }\n",
+        "fma(tiles.factor[across + r], place, slope[r][k]);\n        }\n      }\n      __syncthreads();",
+        "fma(tiles.factor[across + r], place, slope[r][k]);\n        }\n      }\n",
         also=RACE,
     ),
     mutation(
         "weights of a tile overwritten before all warps have read them (backward)",
-        "out[dims * components.count + at] = second[i][k];\n        }\n      }\n      __syncthreads();",
-        "out[dims * components.count + at] = second[i][k];\n        }\n      }\n",
+        "second_place + second[i][k];\n        }\n      }\n      __syncthreads();",
+        "second_place + second[i][k];\n        }\n      }\n",
         also=RACE,
     ),
     mutation(
-        "no barrier in the sum over components",
+        "no barrier in the sum of a block",
         "      __syncthreads();\n      if (thread < half)",
         "      if (thread < half)",
         also=RACE,
     ),
     mutation(
-        "a lane misses the shuffles of the merge",
-        "  for (int step = 16; step > 0; step /= 2)\n    sum = merge(",
-        "  for (int step = 16; lane < 31 && step > 0; step /= 2)\n    sum = merge(",
+        "a lane misses the shuffles of a row's sum",
+        "    for (int step = 8; step > 0; step /= 2)\n      sum[r] = merge(",
+        "    for (int step = 8; thread % 32 < 31 && step > 0; step /= 2)\n      sum[r] = merge(",
     ),
     mutation(
         "rows beyond the last are written",
@@ -106,8 +106,8 @@ MUTATIONS = (
     ),
     mutation(
         "shared memory for one row too few",
-        "kTile<T> * RowRecord<T, D>::kSize * sizeof(T)",
-        "(kTile<T> - 1) * RowRecord<T, D>::kSize * sizeof(T)",
+        "constexpr int records = kTile<T> * RowRecord<T, D>::kSize,",
+        "constexpr int records = (kTile<T> - 1) * RowRecord<T, D>::kSize,",
         also=ADDRESS,
     ),
     mutation(
@@ -117,13 +117,52 @@ MUTATIONS = (
     ),
     mutation(
         "the merge forgets the last split",
-        "real && split < splits; split += 32",
-        "real && split < splits - 1; split += 32",
+        "split = real ? way : splits; split < splits; split += ways)",
+        "split = real ? way : splits; split < splits - 1; split += ways)",
     ),
     mutation(
-        "the merge takes 32 splits at most",
-        "real && split < splits; split += 32",
-        "real && split < splits && split < 32; split += 32",
+        "each way of a merge takes one split at most",
+        "split = real ? way : splits; split < splits; split += ways)",
+        "split = real ? way : splits; split < splits; split += splits)",
+    ),
+    mutation(
+        "the first way of a merge takes what the others have before they have it",
+        "  slopes[thread] = own.slope;\n  __syncthreads();",
+        "  slopes[thread] = own.slope;",
+        also=RACE,
+    ),
+    mutation(
+        "the merge of slopes forgets the last way",
+        "at < ways * kMergeOutputs; at += kMergeOutputs)",
+        "at < (ways - 1) * kMergeOutputs; at += kMergeOutputs)",
+    ),
+    mutation(
+        "no barrier before the ways of a row are joined",
+        "place[(2 + d) * kOthers] = own.slope[0][d];\n  }\n  __syncthreads();",
+        "place[(2 + d) * kOthers] = own.slope[0][d];\n  }",
+        also=RACE,
+    ),
+    mutation(
+        "no barrier before the ways of a component are joined",
+        "lay_down(own, records + way * kSumRows<T, D> * kFinishStride + lane);\n    __syncthreads();",
+        "lay_down(own, records + way * kSumRows<T, D> * kFinishStride + lane);",
+        also=RACE,
+    ),
+    mutation(
+        "no barrier before the splits of the gradients are joined",
+        "own[(plan.columns - 1) * kFinishStride] = mass;\n  }\n  __syncthreads();",
+        "own[(plan.columns - 1) * kFinishStride] = mass;\n  }",
+        also=RACE,
+    ),
+    mutation(
+        "the splits of the gradients after each way's first are left out",
+        "for (int split = way; split < sums.joint_splits; split += plan.ways) {",
+        "for (int split = way; split < plan.ways && split < sums.joint_splits; split += plan.ways) {",
+    ),
+    mutation(
+        "weights are read from where they would stand in plain order",
+        "const T* weights = tiles.weights + weights_at<T>(first, across);\n    T z[",
+        "const T* weights = tiles.weights + first * kS + across;\n    T z[",
     ),
     mutation(
         "the merge adds masses of different tops",
@@ -132,13 +171,13 @@ MUTATIONS = (
     ),
     mutation(
         "slopes of earlier tiles are not scaled to the new top",
-        "tiles.factor[across + r] * out.part_slope",
-        "out.part_slope",
+        "fma(tiles.factor[across + r], place, slope[r][k])",
+        "place + slope[r][k]",
     ),
     mutation(
         "the first tile adds to what stood in memory",
-        "own_d + k < count && tile != begin;\n          slope[r][k]",
-        "own_d + k < count;\n          slope[r][k]",
+        "place = tile == begin ? slope[r][k] : fma(",
+        "place = fma(",
     ),
     mutation(
         "the wrong form of the few-dimensional loop",
@@ -168,8 +207,8 @@ MUTATIONS = (
     ),
     mutation(
         "long sums are not made of shorter ones in one of the passes",
-        "if (long_sums && ((d + depth) % kSummedDims == 0 || last_of_pair)) move",
-        "if (long_sums && last_of_pair) move",
+        "if (long_sums && ((d + depth) % kSummedDims == 0 || last_of_group)) move",
+        "if (long_sums && last_of_group) move",
     ),
     mutation(
         "absent components are read",
@@ -188,23 +227,23 @@ MUTATIONS = (
     ),
     mutation(
         "the last component of a tile is left out",
-        "  for (; i < count; ++i) add_components",
-        "  for (; i < count - 1; ++i) add_components",
+        "way; i < count; i += ways) add_components",
+        "way; i < count - 1; i += ways) add_components",
     ),
     mutation(
-        "the last pair of tiles is left out",
-        "components.tiles / 2 - first_pair;",
-        "components.tiles / 2 - first_pair - 1;",
+        "the last group of tiles is left out",
+        "groups_left = groups - first_group;",
+        "groups_left = groups - first_group - 1;",
     ),
     mutation(
         "the sum over dimensions drops the last",
-        "(keep_dims ? 1 : dims); ++d) total",
-        "(keep_dims ? 1 : dims - 1); ++d) total",
+        "keeps_dims ? 1 : dims)",
+        "keeps_dims ? 1 : dims - 1)",
     ),
     mutation(
         "later batch elements overwrite a shared gradient",
-        "seen_before(problem.batch, tensor, element) ? target + total : total",
-        "total",
+        "static_cast<T>(alone ? total : *target + total)",
+        "static_cast<T>(total)",
     ),
     mutation(
         "later steps of the batch write to the first one's place",
@@ -213,8 +252,8 @@ MUTATIONS = (
     ),
     mutation(
         "a kernel on the default stream",
-        "kThreads, 0, stream, memory.joint,",
-        "kThreads, 0, nullptr, memory.joint,",
+        "merge_bytes<T>(ways), stream, out,",
+        "merge_bytes<T>(ways), nullptr, out,",
     ),
 )
 

@@ -75,7 +75,7 @@ inline Shape without_sharing_inside(Shape shape) {
 }
 
 // The gradients are in the shape of their inputs, in memory laid out by chance like theirs.
-template <class T> Case<T> case_of(const Problem& problem, bool grad_value) {
+template <class T> Case<T> case_of(const Problem& problem) {
   Random random(problem.seed);
   Case<T> it{problem, inputs_of<T>(random, problem), {}, {}};
   for (const int64_t size : problem.batch) it.elements *= size;
@@ -83,12 +83,12 @@ template <class T> Case<T> case_of(const Problem& problem, bool grad_value) {
   if (problem.joint) it.upstream.joint = random_numbers<T>(random, rows);
   if (problem.marginal) it.upstream.marginal = random_numbers<T>(random, rows * problem.dims);
   const auto asked = [&] { return problem.sharing == 0 || !random.one_in(6); };
-  if (grad_value && asked())
-    it.gradients.value = new_tensor<T>(random, without_sharing_inside(it.inputs.value.shape));
-  if (asked()) it.gradients.loc = new_tensor<T>(random, it.inputs.loc.shape);
+  if (asked()) it.gradients.value = new_tensor<T>(random, without_sharing_inside(it.inputs.value.shape));
   if (asked()) it.gradients.scale = new_tensor<T>(random, it.inputs.scale.shape);
   if (problem.weighted && asked())
     it.gradients.log_weights = new_tensor<T>(random, it.inputs.log_weights.shape);
+  const bool others = it.gradients.scale.given() || it.gradients.log_weights.given();
+  if (asked() || !others) it.gradients.loc = new_tensor<T>(random, it.inputs.loc.shape);
   return it;
 }
 
@@ -154,14 +154,18 @@ Status forward(const MixtureVariant& variant, Case<T>& it, bool slopes, const Ma
   return call_with_workspace(arguments, variant.forward_workspace, variant.forward, manner);
 }
 
+// A variant that gives slopes needs them for the gradient of value.
 template <class T>
-Status backward(const MixtureVariant& variant, Case<T>& it, const Forward<T>& densities, const Manner& manner,
-                Backward<T>& out) {
+Status backward(const MixtureVariant& variant, Case<T>& it, const Forward<T>& densities, bool with_value,
+                const Manner& manner, Backward<T>& out) {
   out = it.gradients;
+  if (!with_value) out.value = {};
   MixtureBackward arguments{};
   arguments.problem = problem_for_call(it);
   arguments.joint_log2 = data_or_null(densities.joint_log2);
   arguments.marginal_log2 = data_or_null(densities.marginal_log2);
+  arguments.joint_slope = data_or_null(densities.joint_slope);
+  arguments.marginal_slope = data_or_null(densities.marginal_slope);
   arguments.grad_joint = data_or_null(it.upstream.joint);
   arguments.grad_marginal = data_or_null(it.upstream.marginal);
   arguments.grad_value = out.value.view();

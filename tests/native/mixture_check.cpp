@@ -172,7 +172,7 @@ void run_both_ways(Outcome& outcome, const MixtureVariant& variant, Case<T>& it,
     add_bits(outcome, densities);
     if (expected) compare_forward(outcome, densities, *expected);
     const auto run_backward = [&](const Manner& manner, Backward<T>& out) {
-      return backward(variant, it, densities, manner, out);
+      return backward(variant, it, densities, slopes == 1 || !gives_slopes(variant), manner, out);
     };
     const auto gradients = call<Backward<T>>(outcome, variant, twice, run_backward);
     add_bits(outcome, gradients);
@@ -183,7 +183,7 @@ void run_both_ways(Outcome& outcome, const MixtureVariant& variant, Case<T>& it,
 template <class T>
 Outcome check_problem(const MixtureVariant& variant, const Problem& problem, bool twice, bool against_dense) {
   Outcome outcome;
-  Case<T> it = case_of<T>(problem, !gives_slopes(variant));
+  Case<T> it = case_of<T>(problem);
   const Inputs<T> before = it.inputs;
   Dense expected;
   if (against_dense) expected = DenseMixture<T>(problem, it.inputs, it.upstream).run();
@@ -195,7 +195,7 @@ Outcome check_problem(const MixtureVariant& variant, const Problem& problem, boo
 // Several calls at once, of the same inputs: each gets what a call alone gets.
 template <class T> Outcome check_threads(const MixtureVariant& variant, const Problem& problem) {
   constexpr int kCallers = 3;
-  Case<T> it = case_of<T>(problem, !gives_slopes(variant));
+  Case<T> it = case_of<T>(problem);
   Outcome alone, outcomes[kCallers];
   run_both_ways(alone, variant, it, false);
   std::vector<std::thread> callers;
@@ -216,7 +216,7 @@ bool count_down(void* left) { return --*static_cast<int*>(left) < 0; }
 // A call that is told to end says so; nothing of it stays behind.
 template <class T> Outcome check_interrupts(const MixtureVariant& variant, const Problem& problem) {
   Outcome outcome;
-  Case<T> it = case_of<T>(problem, true);
+  Case<T> it = case_of<T>(problem);
   Forward<T> densities, out;
   Backward<T> gradients;
   forward(variant, it, false, {}, densities);
@@ -226,7 +226,7 @@ template <class T> Outcome check_interrupts(const MixtureVariant& variant, const
       Interrupt interrupts[] = {{count_down, &left[0], 0}, {count_down, &left[1], 0}};
       const Manner manners[] = {{threads, kUnwritten, &interrupts[0]}, {threads, kUnwritten, &interrupts[1]}};
       const Status statuses[] = {forward(variant, it, false, manners[0], out),
-                                 backward(variant, it, densities, manners[1], gradients)};
+                                 backward(variant, it, densities, true, manners[1], gradients)};
       for (int pass = 0; pass < 2; ++pass)
         if (statuses[pass] != (left[pass] < 0 ? Status::interrupted : Status::ok))
           outcome.fail(std::string("a call says ") + status_text(statuses[pass]) + " after it was told " +

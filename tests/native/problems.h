@@ -24,12 +24,14 @@ enum class Kind {
 constexpr const char* kKindNames[] = {"plain", "narrow", "distant", "tail", "extreme",
                                       "mixed", "absent", "nothing", "far"};
 
+constexpr int kOneScale = -1;  // one number for all components and dimensions
+
 struct Problem {
   Kind kind;
   int64_t rows, components, dims;
   std::vector<int64_t> batch;
   bool joint, marginal;  // asked for
-  int sharing;           // one in so many strides is 0; 0: none
+  int sharing;           // one in so many strides is 0; 0: none; or kOneScale
   bool weighted;
   int64_t wanted_blocks = 12, most_memory = 32 << 10;  // what the emulated variant takes for its constants
   bool single = true;                                  // float32
@@ -49,8 +51,17 @@ inline const std::vector<Problem>& edge_problems() {
   constexpr bool joint = true, marginal = true, no = false, weighted = true;
   static const std::vector<Problem> problems = {
       {Kind::plain, 1, 1, 1, {}, joint, marginal, 0, no},
-      {Kind::plain, 33, 129, 2, {}, joint, marginal, 0, weighted},      // several tiles
-      {Kind::plain, 5, 2240, 2, {}, joint, no, 0, weighted, 40},        // more splits than a warp has lanes
+      {Kind::plain, 33, 129, 2, {}, joint, marginal, 0, weighted},  // several tiles
+      {Kind::plain, 3, 8700, 2, {}, joint, no, 0, weighted, 300},   // several splits for each way of a merge
+      {Kind::plain, 2200, 5, 2, {}, joint, marginal, 0, weighted, 40},  // and for those of the gradients
+      {Kind::plain, 70, 100, 2, {}, joint, no, 0, weighted, 2640},      // in one launch
+      {Kind::plain, 40, 70, 10, {3}, joint, no, 2, weighted, 2640},     // the same
+      {Kind::plain, 3, 4200, 2, {}, joint, no, kOneScale, weighted},    // a gradient from all components
+      {Kind::plain, 3, 4, 2, {300}, joint, marginal, 1, weighted},      // and from all of a large batch
+      {Kind::plain, 550, 300, 3, {}, joint, no, 0, weighted},           // as many rows as a thread takes
+      {Kind::plain, 140, 150, 40, {}, joint, no, 0, weighted},          // squares of tiles, by twos
+      {Kind::plain, 140, 150, 70, {}, joint, no, 0, weighted},          // and for long sums
+      {Kind::plain, 70, 150, 40, {}, joint, no, 0, weighted, 2640},     // one by one
       {Kind::plain, 129, 400, 10, {}, joint, marginal, 0, weighted},    // splits of rows and of components
       {Kind::plain, 33, 400, 9, {3}, joint, no, 2, weighted},           // splits of several tiles
       {Kind::plain, 400, 65, 4, {2, 3}, joint, marginal, 2, weighted},  // batch elements after one another
@@ -213,7 +224,9 @@ template <class T> Inputs<T> inputs_of(Random& random, const Problem& p) {
   Inputs<T> inputs;
   inputs.value = new_tensor<T>(random, shape_of(random, p, {p.rows, p.dims}));
   inputs.loc = new_tensor<T>(random, shape_of(random, p, {p.components, p.dims}));
-  inputs.scale = new_tensor<T>(random, shape_of(random, p, {p.components, p.dims}));
+  Shape scale = shape_of(random, p, {p.components, p.dims});
+  if (p.sharing == kOneScale) scale.shared.assign(scale.shared.size(), true);
+  inputs.scale = new_tensor<T>(random, scale);
   fill_components(random, p, inputs);
   fill_value(random, p, inputs);
   if (!p.weighted) return inputs;
