@@ -2,6 +2,7 @@
 and keeps every tensor alive whose address it hands out. The only file that knows `_C`."""
 
 import functools
+import itertools
 import math
 import os
 import warnings
@@ -14,6 +15,7 @@ from torch import Tensor
 from .reference.mixture import batch_shape
 from .reference.mixture import mixture_log_prob as _reference_log_prob
 from .reference.mixture_gradients import mixture_log_prob_backward as _reference_backward
+from .reference.mmd_gradients import value_and_slopes as _reference_mmd
 
 try:
     import pykernels._C as _C  # after torch, so that both share one OpenMP runtime
@@ -234,3 +236,63 @@ def _address(tensor: Tensor | None, shape: tuple[int, ...]) -> tuple[int, tuple[
         return None
     view = tensor if tensor.shape == shape else tensor.expand(shape)
     return view.data_ptr(), view.stride()
+
+
+def cauchy_mmd(
+    x: Tensor,
+    y: Tensor,
+    x_masses: Tensor | None,
+    y_masses: Tensor | None,
+    scales: Tensor,
+    unbiased: bool,
+    method: str,
+    tolerance: float,
+    slopes_mask: list[bool],
+) -> list[Tensor]:
+    inputs = x, y, x_masses, y_masses, scales
+    value, slopes = _reference_mmd(*inputs, unbiased, method, tolerance, slopes_mask)
+    return [value, *(slope.contiguous() for slope in slopes if slope is not None)]
+
+
+def new_slopes(batch: tuple[int, ...], inputs: tuple[Tensor | None, ...], mask: list[bool]) -> list[Tensor]:
+    """For each input of an MMD asked for, the derivative of every batch element's value."""
+    own = 2, 2, 1, 1, 1
+    return [
+        tensor.new_empty((*batch, *tensor.shape[tensor.dim() - kept :]))
+        for tensor, kept, asked in zip(inputs, own, mask)
+        if asked
+    ]
+
+
+def cauchy_mmd_backward(
+    grad: Tensor,
+    slopes: list[Tensor],
+    x: Tensor,
+    y: Tensor,
+    x_masses: Tensor | None,
+    y_masses: Tensor | None,
+    scales: Tensor,
+    unbiased: bool,
+    method: str,
+    tolerance: float,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = x, y, x_masses, y_masses, scales
+    options = unbiased, method, tolerance, output_mask
+    totals = tuple(torch.zeros_like(t) if asked else x.new_empty(0) for t, asked in zip(inputs, output_mask))
+    asked = [(total, tensor) for total, tensor, wanted in zip(totals, inputs, output_mask) if wanted]
+    # One batch element after the other: the slopes of all would take the memory of the broadcast inputs.
+    for index in [()] if slopes else itertools.product(*map(range, grad.shape)):
+        elements = [t if t is None or not index else _element(t, index) for t in inputs[:4]]
+        of_element = slopes or cauchy_mmd(*elements, scales, *options)[1:]
+        for (total, tensor), slope in zip(asked, of_element):
+            upstream = grad[index].to(slope.dtype)
+            product = upstream[(...,) + (None,) * (slope.dim() - upstream.dim())] * slope
+            part = _element(total, index) if index and tensor is not scales else total
+            part += product.sum_to_size(part.shape)
+    return totals
+
+
+def _element(tensor: Tensor, index: tuple[int, ...]) -> Tensor:
+    """What one batch element has of an aligned tensor."""
+    return tensor[tuple(i if size > 1 else 0 for i, size in zip(index, tensor.shape))]
