@@ -62,7 +62,7 @@ def images(
 ) -> None:
     """Grey images in [0, 1], [rows, columns, height, width], as a table."""
     rows, columns, height, width = mosaic.shape
-    figure = Figure(figsize=(0.55 * columns + 1.0, 0.55 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(0.55 * columns + 1.0, 0.55 * rows + 0.3), layout="constrained")
     ax = figure.subplots()
     padded = torch.nn.functional.pad(mosaic, (1, 1, 1, 1), value=1.0)
     picture = padded.permute(0, 2, 1, 3).reshape(rows * (height + 2), columns * (width + 2))
@@ -100,21 +100,19 @@ def against(
     """
     figure = Figure(figsize=(3.6 * len(metrics), 3.2), layout="constrained")
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    values = [f"{value:g}" for value in next(iter(series.values()))]
     for (metric, reference), ax in zip(metrics.items(), axes, strict=True):
         for (name, summaries), colour in zip(series.items(), cycle(COLOURS)):
             found = [summary[metric] for summary in summaries.values()]
-            # The settings are equally spaced: 0 has no place on a logarithmic axis.
+            means, half_widths = ([one[part] for one in found] for part in ("mean", "half_width"))
             ax.errorbar(
-                range(len(found)),
-                [interval["mean"] for interval in found],
-                [interval["half_width"] for interval in found],
-                **{"label": name, "color": colour, "marker": "o", "markersize": 4, "capsize": 3},
+                range(len(values)), means, half_widths, label=name, color=colour, marker="o", capsize=3
             )
             if reference:
                 beside = [summary[reference]["mean"] for summary in summaries.values()]
-                ax.plot(range(len(beside)), beside, "--", color=colour, linewidth=1)
+                ax.plot(range(len(values)), beside, "--", color=colour, linewidth=1)
         ax.set(title=_words(metric), xlabel=xlabel)
-        ax.set_xticks(range(len(summaries)), [f"{value:g}" for value in summaries])
+        ax.set_xticks(range(len(values)), values)  # equally spaced: 0 has no place on a logarithmic axis
         ax.grid(axis="y", linewidth=0.4)
     axes[0].legend()
     _save(figure, path)
@@ -151,7 +149,7 @@ def _scatter(ax: Axes, points: Tensor, labels: Tensor) -> None:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ").replace("kl", "KL")
+    return name.replace("_", " ").replace("kl", "KL").replace("hoyer", "Hoyer")
 
 
 def _save(figure: Figure, path: Path) -> None:

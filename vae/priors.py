@@ -38,13 +38,15 @@ class Sparse(nn.Module):
     """
 
     scale: Tensor
-    probs: Tensor
+    logits: Tensor
 
     def __init__(self, latent_dim: int, gamma: float = 0.8, variance: float = 0.05):
         super().__init__()
         scale = torch.tensor([1.0, variance**0.5])
         self.register_buffer("scale", scale.repeat(latent_dim, 1), persistent=False)
-        self.register_buffer("probs", torch.tensor([1 - gamma, gamma]).repeat(latent_dim, 1), persistent=False)
+        # As logits, so that a component of weight 0 has none: Categorical raises probabilities above it.
+        logits = torch.tensor([1 - gamma, gamma]).log()
+        self.register_buffer("logits", logits.repeat(latent_dim, 1), persistent=False)
         self.is_normal = gamma == 0
 
     def forward(self) -> Distribution:
@@ -52,6 +54,6 @@ class Sparse(nn.Module):
         if self.is_normal:
             factors = Normal(components.loc[:, 0], components.scale[:, 0], validate_args=False)
         else:
-            weights = Categorical(self.probs, validate_args=False)
+            weights = Categorical(logits=self.logits, validate_args=False)
             factors = MixtureSameFamily(weights, components, validate_args=False)
         return Independent(factors, 1, validate_args=False)

@@ -74,9 +74,10 @@ class Fashion:
         for name in ("batch_size", "latent_dim"):
             if getattr(self, name) < 2:
                 raise RunError(f"--{name.replace('_', '-')} {getattr(self, name)} must be 2 or more")
-        for name in ("gamma", "adam_beta1"):
-            if not 0 <= getattr(self, name) < 1:
-                raise RunError(f"--{name.replace('_', '-')} {getattr(self, name)} must be at least 0 and below 1")
+        if not 0 <= self.gamma <= 1:
+            raise RunError(f"--gamma {self.gamma} must be between 0 and 1")
+        if not 0 <= self.adam_beta1 < 1:
+            raise RunError(f"--adam-beta1 {self.adam_beta1} must be at least 0 and below 1")
 
 
 SETTINGS = tuple({"gamma": g, "alpha": a} for g, a in product((0.0, 0.8), (0.0, 100.0, 1000.0)))
@@ -94,6 +95,11 @@ def experiment(config: Fashion, folder: RunFolder, fabric: Fabric) -> dict[str, 
     """Train on the training images. All results but `hoyer_train` are of the test images."""
     images, _ = fashion_mnist("train", config.data)
     test_images, classes = fashion_mnist("t10k", config.data)
+    if len(images) % config.batch_size == 1:
+        raise RunError(
+            f"--batch-size {config.batch_size} leaves one of the {len(images)} images over, of which there is "
+            "no unbiased MMD: give another"
+        )
     images, test_images = (fabric.to_device(item) for item in (images, test_images))
     model = fabric.to_device(build(config))
     train(
@@ -105,7 +111,9 @@ def experiment(config: Fashion, folder: RunFolder, fabric: Fabric) -> dict[str, 
         betas=(config.adam_beta1, 0.999),
         fabric=fabric,
         folder=folder,
-        measure=lambda model: {"hoyer_test": metrics.hoyer(encode_all(model, batches(test_images)).loc).hoyer},
+        measure=lambda model: {
+            "hoyer_test": metrics.hoyer(encode_all(model, batches(test_images)).loc).hoyer
+        },
     )
     prior, encoding = model.prior(), encode_all(model, batches(test_images))
     sparsity = metrics.hoyer(encoding.loc)
@@ -155,7 +163,7 @@ def draw(model: VAE, images: Tensor, classes: Tensor, encoding: Encoding, folder
     first = torch.stack([(classes == c).nonzero()[0, 0] for c in range(len(CLASSES))])
     loc = encoding.loc[first]
     active = encoding.loc.var(0).topk(min(10, encoding.loc.shape[1])).indices
-    values = torch.linspace(-3, 3, 9)
+    values = torch.linspace(-3, 3, 7)
     traversed = loc[-1].repeat(len(active), len(values), 1)
     traversed[torch.arange(len(active)), :, active] = values
     with evaluating(model):
@@ -164,10 +172,10 @@ def draw(model: VAE, images: Tensor, classes: Tensor, encoding: Encoding, folder
             for z in (loc, model.prior().sample((8, 10)), traversed)
         )
     pairs = torch.stack([images[first].squeeze(1), reconstructed])
-    figures.images(pairs, folder.figures / "reconstructions.png", ("image", "decoded mean"), CLASSES)
+    figures.images(pairs, folder.figures / "reconstructions.png", ("image", "reconstruction"), CLASSES)
     figures.images(sampled, folder.figures / "samples.png")
     names = [f"$z_{{{d}}}$" for d in active.tolist()]
-    columns = [f"{value:.2g}" for value in values.tolist()]
+    columns = [f"{value:g}" for value in values.tolist()]
     figures.images(moved, folder.figures / "traversals.png", names, columns)
 
 
