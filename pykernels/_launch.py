@@ -15,7 +15,10 @@ from torch import Tensor
 from .reference.mixture import batch_shape
 from .reference.mixture import mixture_log_prob as _reference_log_prob
 from .reference.mixture_gradients import mixture_log_prob_backward as _reference_backward
+from .reference.mmd import METHODS
+from .reference.mmd import batch_shape as _mmd_batch_shape
 from .reference.mmd_gradients import value_and_slopes as _reference_mmd
+from .reference.mmd_panels import panel_rule as _panel_rule
 
 try:
     import pykernels._C as _C  # after torch, so that both share one OpenMP runtime
@@ -250,8 +253,48 @@ def cauchy_mmd(
     slopes_mask: list[bool],
 ) -> list[Tensor]:
     inputs = x, y, x_masses, y_masses, scales
-    value, slopes = _reference_mmd(*inputs, unbiased, method, tolerance, slopes_mask)
-    return [value, *(slope.contiguous() for slope in slopes if slope is not None)]
+    by_kernel, by_reference = _kernel_gives(x, scales, method, slopes_mask)
+    if not by_kernel:
+        value, slopes = _reference_mmd(*inputs, unbiased, method, tolerance, slopes_mask)
+        return [value, *(slope.contiguous() for slope in slopes if slope is not None)]
+    batch = _mmd_batch_shape(*inputs[:4])
+    value, of_points = x.new_empty(batch), new_slopes(batch, inputs, [*slopes_mask[:2], False, False, False])
+    given = iter(of_points)
+    addresses = [next(given).data_ptr() if asked else 0 for asked in slopes_mask[:2]]
+    shape = *batch, x.shape[-2], y.shape[-2], x.shape[-1]
+    chosen = tuple(scales.tolist())
+    rule = _panel_rule(chosen, tolerance) or (0.0, 0)
+    if 0 not in batch:
+        _C.cauchy_mmd(
+            _DTYPES[x.dtype],
+            shape,
+            _address(x, (*batch, *x.shape[-2:])),
+            _address(y, (*batch, *y.shape[-2:])),
+            _address(x_masses, (*batch, x.shape[-2])),
+            _address(y_masses, (*batch, y.shape[-2])),
+            chosen,
+            unbiased,
+            METHODS.index(method),
+            *rule,
+            value.data_ptr(),
+            *addresses,
+            variant_for(x),
+            torch.get_num_threads(),
+        )
+    others = []
+    if by_reference:
+        mask = False, False, *slopes_mask[2:]
+        _, others = _reference_mmd(*inputs, unbiased, method, tolerance, mask)
+    return [value, *of_points, *(slope.contiguous() for slope in others if slope is not None)]
+
+
+def _kernel_gives(x: Tensor, scales: Tensor, method: str, slopes_mask: list[bool]) -> tuple[bool, bool]:
+    """Whether a compiled kernel takes the problem, and whether the reference has to add slopes: those with respect to
+    masses and scales, which are seldom asked for, and by panels as fast."""
+    by_kernel = (
+        variant_for(x) in (_C.mmd_variants() if _C else ()) and len(scales) <= 32 and method != "direct"
+    )
+    return by_kernel, by_kernel and any(slopes_mask[2:])
 
 
 def new_slopes(batch: tuple[int, ...], inputs: tuple[Tensor | None, ...], mask: list[bool]) -> list[Tensor]:

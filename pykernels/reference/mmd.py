@@ -186,7 +186,7 @@ class Problem(NamedTuple):
     def groups(self, scales: Tensor, method: str, tolerance: float) -> Iterator[Group]:
         """All columns at once on shared panels, or each on its own nodes."""
         columns, size = self.points.shape
-        rule = panel_rule(scales.tolist(), tolerance)
+        rule = panel_rule(tuple(scales.tolist()), tolerance)
         direct = method == "direct" or rule is None or (method == "auto" and size <= _FEW_POINTS)
         shared = None if direct or not columns else shared_nodes(self.points, rule)
         if shared is not None:

@@ -10,6 +10,7 @@ It is sharp, so width and order are chosen by it with no margin. A panel of few 
 Positions are pairs (j, offset in the panel), so that differences are accurate however far from the origin.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -38,7 +39,8 @@ def panel_bound(scales: Sequence[float], rule: Rule) -> float:
     return sum(0.0 if e > 700 else 1 / math.sinh(e) for e in exponents) * 2 / len(scales)
 
 
-def panel_rule(scales: Sequence[float], tolerance: float) -> Rule | None:
+@functools.lru_cache(64)
+def panel_rule(scales: tuple[float, ...], tolerance: float) -> Rule | None:
     """The rule of fewest nodes that keeps the tolerance; None where no width is a normal number."""
     if not all(0 < scale < math.inf for scale in scales):
         return None
