@@ -51,10 +51,7 @@ def train(
         total, count = torch.zeros(len(Terms._fields), device=fabric.device), 0
         model.train()
         for batch in batches():
-            terms = objective(model, batch)
-            optimizer.zero_grad()
-            fabric.backward(-terms.objective)
-            optimizer.step()
+            terms = step(model, batch, objective, optimizer, fabric)
             total += len(batch) * torch.stack(terms).detach()
             count += len(batch)
         row = dict(zip(Terms._fields, (total / count).tolist(), strict=True))
@@ -68,6 +65,21 @@ def train(
             folder.save_checkpoint(epoch, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
             saved = time.monotonic()
             next_checkpoint = saved + (saved - start) / CHECKPOINT_SHARE
+
+
+def step(
+    model: VAE,
+    batch: Tensor,
+    objective: Callable[[VAE, Tensor], Terms],
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+) -> Terms:
+    """One step up the objective, and its terms before that; `model` and `optimizer` are as `fabric.setup` gives them."""
+    terms = objective(model, batch)
+    optimizer.zero_grad()
+    fabric.backward(-terms.objective)
+    optimizer.step()
+    return terms
 
 
 def shuffled(
