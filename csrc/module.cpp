@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "core/cuda_device.h"
 #endif
 #include "mixture/mixture.h"
+#include "mmd/mmd.h"
 
 namespace py = pybind11;
 
@@ -152,6 +154,55 @@ void mixture_log_prob_backward(
   run(place, [&](Execution execution) { return variant.backward(args, execution); });
 }
 
+// shape: (*batch, n, m, dims)
+void cauchy_mmd(int dtype, const std::vector<int64_t>& shape, const Strided& x, const Strided& y,
+                const std::optional<Strided>& x_masses, const std::optional<Strided>& y_masses,
+                const std::vector<double>& scales, bool unbiased, int method, double width, int order,
+                uintptr_t value, uintptr_t slope_x, uintptr_t slope_y, const std::string& variant_name,
+                int threads) {
+  if (shape.size() < 3 || shape.size() > kMaxBatchDims + 3)
+    throw py::value_error("shape must be (*batch, n, m, dims)");
+  if (scales.size() > kMostMmdScales) throw py::value_error("more than 32 scales");
+  Status status;
+  const MmdVariant* const variant = find_mmd_variant(variant_name.c_str(), &status);
+  if (!variant) throw std::runtime_error("kernel variant '" + variant_name + "': " + status_text(status));
+  MmdArguments args{};
+  MmdProblem& problem = args.problem;
+  problem.dtype = static_cast<Dtype>(dtype);
+  problem.batch.ndim = static_cast<int>(shape.size()) - 3;
+  for (int dim = 0; dim < problem.batch.ndim; ++dim) problem.batch.sizes[dim] = shape[dim];
+  const int64_t* const sizes = shape.data() + problem.batch.ndim;
+  problem.n = sizes[0];
+  problem.m = sizes[1];
+  problem.dims = sizes[2];
+  problem.x = strided(x);
+  problem.y = strided(y);
+  problem.x_masses = strided(x_masses);
+  problem.y_masses = strided(y_masses);
+  std::copy(scales.begin(), scales.end(), problem.scales);
+  problem.num_scales = static_cast<int>(scales.size());
+  problem.unbiased = unbiased;
+  problem.method = static_cast<MmdMethod>(method);
+  problem.width = width;
+  problem.order = order;
+  args.value = address(value);
+  args.slope_x = address(slope_x);
+  args.slope_y = address(slope_y);
+  const std::unique_ptr<double[]> ranges(new double[batch_count(problem.batch) * problem.dims * 2]);
+  args.ranges = ranges.get();
+  const Place place{threads, 0, 0, py::none()};
+  const auto step = [&](int64_t bytes, Status (*function)(const MmdArguments&, MmdExecution)) {
+    const std::unique_ptr<char[]> workspace(new char[bytes]);
+    args.workspace = workspace.get();
+    args.workspace_bytes = bytes;
+    run(place, [&](Execution execution) {
+      return function(args, MmdExecution{execution.threads, execution.interrupt});
+    });
+  };
+  step(variant->measure_workspace(args), variant->measure);
+  step(variant->workspace(args, threads), variant->run);
+}
+
 // The variants for tensors in main memory, or for those on a GPU.
 std::vector<std::string> variant_names(bool on_device, bool only_runnable) {
   std::vector<std::string> names;
@@ -192,4 +243,14 @@ PYBIND11_MODULE(_C, module) {
   module.def("built", &built, "What was compiled, by which compiler.");
   module.def("mixture_log_prob", &mixture_log_prob);
   module.def("mixture_log_prob_backward", &mixture_log_prob_backward);
+  module.def("cauchy_mmd", &cauchy_mmd);
+  module.def(
+      "mmd_variants",
+      [] {
+        std::vector<std::string> names;
+        for (const MmdVariant* const* variant = mmd_variants(); *variant; ++variant)
+          if ((*variant)->runs_here()) names.emplace_back((*variant)->name);
+        return names;
+      },
+      "Variants of cauchy_mmd that this CPU runs.");
 }

@@ -7,13 +7,16 @@ from .mixture import (
     gaussian_mixture_log_prob,
     gaussian_mixture_marginal_log_prob,
 )
+from .mmd import cauchy_mmd, mmd
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DiagonalGaussianMixture",
+    "cauchy_mmd",
     "gaussian_mixture_joint_and_marginal_log_prob",
     "gaussian_mixture_log_prob",
     "gaussian_mixture_marginal_log_prob",
     "inclusive_kl",
+    "mmd",
 ]

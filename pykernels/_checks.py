@@ -1,5 +1,8 @@
 """Argument checks, in words: what was required, what came, and the likely remedy."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
@@ -23,6 +26,59 @@ def mixture_inputs(
         value, loc, scale = value.to(dtype), loc.to(dtype), scale.to(dtype)
         log_weights = None if log_weights is None else log_weights.to(dtype)
     return value, loc, scale, log_weights
+
+
+def mmd_inputs(
+    x: Tensor,
+    y: Tensor,
+    scales: Sequence[float] | Tensor,
+    x_weights: Tensor | None = None,
+    y_weights: Tensor | None = None,
+    unbiased: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Checks the arguments of a mean discrepancy; returns the points in the one dtype that computes, and the scales as
+    a tensor of float64."""
+    named = {"x": x, "y": y}
+    named |= {k: t for k, t in (("x_weights", x_weights), ("y_weights", y_weights)) if t is not None}
+    if isinstance(scales, Tensor):
+        named["scales"] = scales
+    dtype = _computing_dtype(named)
+    _check_points(x, y)
+    for name, points, weights in (("x", x, x_weights), ("y", y, y_weights)):
+        count = points.shape[-2]
+        if weights is not None and (weights.dim() == 0 or weights.shape[-1] != count):
+            raise ValueError(
+                f"{name}_weights must have shape [*batch, {count}], one for each point of {name}, but has shape "
+                f"{_shape(weights)}: leave it out where all points weigh the same"
+            )
+        if unbiased and count == 1:
+            raise ValueError(
+                f"{name} must hold at least two points for the unbiased estimate, but has shape {_shape(points)}: "
+                "pass unbiased=False, or more points"
+            )
+    leading = [t.shape[: -2 if name in ("x", "y") else -1] for name, t in named.items() if name != "scales"]
+    _check_leading(leading, [name for name in named if name != "scales"])
+    return x.to(dtype), y.to(dtype), _checked_scales(scales)
+
+
+def mmd_options(method: str, methods: Sequence[str], tolerance: float | None) -> None:
+    if method not in methods:
+        raise ValueError(
+            f"method must be one of {list(methods)}, but is {method!r}: 'auto' takes the faster, 'direct' sums over "
+            "all pairs, 'panels' takes time in proportion to the number of points"
+        )
+    if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < 1):
+        raise ValueError(
+            f"tolerance must be a number between 0 and 1, an error of the kernel over its value at 0, but is "
+            f"{tolerance!r}: leave it out for the accuracy of the dtype"
+        )
+
+
+def mmd_kernel(kernel: str) -> None:
+    if kernel not in ("cauchy", "gaussian"):
+        raise ValueError(
+            f"kernel must be 'cauchy' or 'gaussian', but is {kernel!r}: the dimension-wise kernel is cauchy_mmd"
+        )
 
 
 def mixture_parameters(loc: Tensor, scale: Tensor, logits: Tensor | None) -> None:
@@ -171,12 +227,53 @@ def _check_batch(
 ) -> None:
     weights_batch = () if log_weights is None else log_weights.shape[:-1]
     batches = value.shape[:-2], loc.shape[:-2], scale.shape[:-2], weights_batch
+    _check_leading(batches, ("value", "loc", "scale", weights_name))
+
+
+def _check_points(x: Tensor, y: Tensor) -> None:
+    for name, tensor, form in (("x", x, "[*batch, n, D]"), ("y", y, "[*batch, m, D]")):
+        if tensor.dim() < 2:
+            raise ValueError(
+                f"{name} must have shape {form}, but has shape {_shape(tensor)}: "
+                f"points of one dimension are {name}.unsqueeze(-1)"
+            )
+        if 0 in tensor.shape[-2:]:
+            raise ValueError(
+                f"{name} must hold at least one point of at least one dimension, but has shape {_shape(tensor)}: "
+                "check how the points were selected"
+            )
+    if x.shape[-1] != y.shape[-1]:
+        raise ValueError(
+            f"x and y must have the same last dimension D, but x has shape {_shape(x)} and y {_shape(y)}: "
+            "both end in the dimension of the space"
+        )
+
+
+def _checked_scales(scales: Sequence[float] | Tensor) -> Tensor:
+    tensor = scales if isinstance(scales, Tensor) else torch.tensor(scales, dtype=torch.float64, device="cpu")
+    if tensor.dim() != 1 or len(tensor) == 0:
+        raise ValueError(
+            f"scales must be a list of at least one number, but has shape {_shape(tensor)}: "
+            "a single scale s is (s,)"
+        )
+    if not isinstance(scales, Tensor) and not all(0 < s < math.inf for s in scales):
+        raise ValueError(
+            f"scales must be positive and finite (they are squared lengths), but are {tuple(scales)}"
+        )
+    if _may_be_read(tensor) and not 0 < tensor.detach().min().item():
+        raise ValueError(
+            f"scales must be positive (they are squared lengths), but are {tensor.tolist()}: a parameter that may be "
+            "negative goes through softplus"
+        )
+    return tensor.double()
+
+
+def _check_leading(batches: Sequence[Sequence[int]], names: Sequence[str]) -> None:
     if not any(batches):
         return
     try:
         batch = torch.broadcast_shapes(*batches)
     except RuntimeError:
-        names = ("value", "loc", "scale", weights_name)
         found = ", ".join(f"{name} has {list(shape)}" for name, shape in zip(names, batches) if shape)
         raise ValueError(
             f"the leading batch dimensions must broadcast together, but {found}: insert dimensions of size 1 "
@@ -190,11 +287,7 @@ def _check_batch(
 
 
 def _check_positive(scale: Tensor) -> None:
-    """Reads the data, so only where that neither waits for a device nor breaks a trace."""
-    if not Distribution._validate_args or torch.compiler.is_compiling():
-        return
-    traced = type(scale) not in (Tensor, torch.nn.Parameter) or torch._C._are_functorch_transforms_active()
-    if traced or scale.device.type != "cpu" or scale.numel() == 0:
+    if not _may_be_read(scale):
         return
     smallest = scale.detach().min().item()
     if not smallest > 0:  # NaN is not, either
@@ -203,6 +296,14 @@ def _check_positive(scale: Tensor) -> None:
             "a log-variance goes through (0.5 * logvar).exp(), a raw output through softplus; "
             "torch.distributions.Distribution.set_default_validate_args(False) turns this check off"
         )
+
+
+def _may_be_read(tensor: Tensor) -> bool:
+    """Whether reading the data neither waits for a device nor breaks a trace, and the user wants it checked."""
+    if not Distribution._validate_args or torch.compiler.is_compiling():
+        return False
+    traced = type(tensor) not in (Tensor, torch.nn.Parameter) or torch._C._are_functorch_transforms_active()
+    return not traced and tensor.device.type == "cpu" and tensor.numel() > 0
 
 
 def _fits(shape: torch.Size, target: tuple[int, ...]) -> bool:

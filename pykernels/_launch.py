@@ -2,6 +2,7 @@
 and keeps every tensor alive whose address it hands out. The only file that knows `_C`."""
 
 import functools
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ from torch import Tensor
 from .reference.mixture import batch_shape
 from .reference.mixture import mixture_log_prob as _reference_log_prob
 from .reference.mixture_gradients import mixture_log_prob_backward as _reference_backward
+from .reference.mmd import METHODS
+from .reference.mmd import batch_shape as _mmd_batch_shape
+from .reference.mmd_gradients import value_and_slopes as _reference_mmd
+from .reference.mmd_panels import panel_rule as _panel_rule
 
 try:
     import pykernels._C as _C  # after torch, so that both share one OpenMP runtime
@@ -219,3 +224,103 @@ def _address(tensor: Tensor | None, shape: tuple[int, ...]) -> tuple[int, tuple[
         return None
     view = tensor if tensor.shape == shape else tensor.expand(shape)
     return view.data_ptr(), view.stride()
+
+
+def cauchy_mmd(
+    x: Tensor,
+    y: Tensor,
+    x_masses: Tensor | None,
+    y_masses: Tensor | None,
+    scales: Tensor,
+    unbiased: bool,
+    method: str,
+    tolerance: float,
+    slopes_mask: list[bool],
+) -> list[Tensor]:
+    inputs = x, y, x_masses, y_masses, scales
+    by_kernel, by_reference = _kernel_gives(x, scales, method, slopes_mask)
+    if not by_kernel:
+        value, slopes = _reference_mmd(*inputs, unbiased, method, tolerance, slopes_mask)
+        return [value, *(slope.contiguous() for slope in slopes if slope is not None)]
+    batch = _mmd_batch_shape(*inputs[:4])
+    value, of_points = x.new_empty(batch), new_slopes(batch, inputs, [*slopes_mask[:2], False, False, False])
+    given = iter(of_points)
+    addresses = [next(given).data_ptr() if asked else 0 for asked in slopes_mask[:2]]
+    shape = *batch, x.shape[-2], y.shape[-2], x.shape[-1]
+    chosen = tuple(scales.tolist())
+    rule = _panel_rule(chosen, tolerance) or (0.0, 0)
+    if 0 not in batch:
+        _C.cauchy_mmd(
+            _DTYPES[x.dtype],
+            shape,
+            _address(x, (*batch, *x.shape[-2:])),
+            _address(y, (*batch, *y.shape[-2:])),
+            _address(x_masses, (*batch, x.shape[-2])),
+            _address(y_masses, (*batch, y.shape[-2])),
+            chosen,
+            unbiased,
+            METHODS.index(method),
+            *rule,
+            value.data_ptr(),
+            *addresses,
+            variant_for(x),
+            torch.get_num_threads(),
+        )
+    others = []
+    if by_reference:
+        mask = False, False, *slopes_mask[2:]
+        _, others = _reference_mmd(*inputs, unbiased, method, tolerance, mask)
+    return [value, *of_points, *(slope.contiguous() for slope in others if slope is not None)]
+
+
+def _kernel_gives(x: Tensor, scales: Tensor, method: str, slopes_mask: list[bool]) -> tuple[bool, bool]:
+    """Whether a compiled kernel takes the problem, and whether the reference has to add slopes: those with respect to
+    masses and scales, which are seldom asked for, and by panels as fast."""
+    by_kernel = (
+        variant_for(x) in (_C.mmd_variants() if _C else ()) and len(scales) <= 32 and method != "direct"
+    )
+    return by_kernel, by_kernel and any(slopes_mask[2:])
+
+
+def new_slopes(batch: tuple[int, ...], inputs: tuple[Tensor | None, ...], mask: list[bool]) -> list[Tensor]:
+    """For each input of an MMD asked for, the derivative of every batch element's value."""
+    own = 2, 2, 1, 1, 1
+    return [
+        tensor.new_empty((*batch, *tensor.shape[tensor.dim() - kept :]))
+        for tensor, kept, asked in zip(inputs, own, mask)
+        if asked
+    ]
+
+
+def cauchy_mmd_backward(
+    grad: Tensor,
+    slopes: list[Tensor],
+    x: Tensor,
+    y: Tensor,
+    x_masses: Tensor | None,
+    y_masses: Tensor | None,
+    scales: Tensor,
+    unbiased: bool,
+    method: str,
+    tolerance: float,
+    output_mask: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = x, y, x_masses, y_masses, scales
+    options = unbiased, method, tolerance, output_mask
+    totals = tuple(torch.zeros_like(t) if asked else x.new_empty(0) for t, asked in zip(inputs, output_mask))
+    asked = [(total, tensor) for total, tensor, wanted in zip(totals, inputs, output_mask) if wanted]
+    # One batch element after the other: the slopes of all would take the memory of the broadcast inputs.
+    for index in [()] if slopes else itertools.product(*map(range, grad.shape)):
+        elements = [t if t is None or not index else _element(t, index) for t in inputs[:4]]
+        of_element = slopes or cauchy_mmd(*elements, scales, *options)[1:]
+        for (total, tensor), slope in zip(asked, of_element):
+            upstream = grad[index].to(slope.dtype)
+            product = upstream[(...,) + (None,) * (slope.dim() - upstream.dim())] * slope
+            part = _element(total, index) if index and tensor is not scales else total
+            part += product.sum_to_size(part.shape)
+    return totals
+
+
+def _element(tensor: Tensor, index: tuple[int, ...]) -> Tensor:
+    """What one batch element has of an aligned tensor."""
+    return tensor[tuple(i if size > 1 else 0 for i, size in zip(index, tensor.shape))]

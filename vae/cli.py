@@ -11,6 +11,7 @@ from typing import Any
 # before that, so that `vae --help` does not wait for torch.
 EXPERIMENTS = {
     "pinwheel": "clustering: an aggregate posterior fitted to a mixture prior by the inclusive KL",
+    "fashion": "sparsity: Fashion-MNIST, a prior that is mostly near 0, and the dimension-wise MMD",
 }
 
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(config_class: Any, flags: Sequence[str], prog: str) -> Any:
-    """The settings: given flags, over those of the run being resumed or of --quick, over the defaults."""
+    """The settings: given flags, over those of the run being resumed or of chosen presets, over the defaults."""
     import tyro
 
     from vae.run import stored_config
@@ -50,9 +51,11 @@ def parse(config_class: Any, flags: Sequence[str], prog: str) -> Any:
     config = read()
     if stored := stored_config(config_class, config.run):
         return read(default=stored)
-    if config.run.quick:
-        return read(default=config_class(**config_class.quick))
-    return config
+    chosen = {}
+    for flag, settings in config_class.presets.items():
+        if any(getattr(part, flag, False) for part in (config, config.run)):
+            chosen |= settings
+    return read(default=config_class(**chosen)) if chosen else config
 
 
 if __name__ == "__main__":

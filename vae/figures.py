@@ -1,4 +1,4 @@
-"""Figures for two-dimensional data and latent spaces, training curves, and comparisons over seeds."""
+"""Figures of densities and points in the plane, of images and encodings, training curves, and comparisons."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
@@ -57,6 +57,67 @@ def scatters(panels: Mapping[str, tuple[Tensor, Tensor]], path: Path) -> None:
     _save(figure, path)
 
 
+def images(
+    mosaic: Tensor, path: Path, row_labels: Sequence[str] = (), column_labels: Sequence[str] = ()
+) -> None:
+    """Grey images in [0, 1], [rows, columns, height, width], as a table."""
+    rows, columns, height, width = mosaic.shape
+    figure = Figure(figsize=(0.55 * columns + 1.0, 0.55 * rows + 0.3), layout="constrained")
+    ax = figure.subplots()
+    padded = torch.nn.functional.pad(mosaic, (1, 1, 1, 1), value=1.0)
+    picture = padded.permute(0, 2, 1, 3).reshape(rows * (height + 2), columns * (width + 2))
+    ax.imshow(picture.numpy(), cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+    ax.set_yticks([(row + 0.5) * (height + 2) for row in range(len(row_labels))], row_labels)
+    ax.set_xticks([(column + 0.5) * (width + 2) for column in range(len(column_labels))], column_labels)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, labelsize=8)
+    ax.spines[:].set_visible(False)
+    _save(figure, path)
+
+
+def magnitudes(means: Tensor, names: Sequence[str], path: Path) -> None:
+    """Bars of [classes, D], one row for each class: Figure 7 of the paper."""
+    figure = Figure(figsize=(7.5, 0.75 * len(names) + 0.6), layout="constrained")
+    for values, name, colour, ax in zip(
+        means, names, cycle(COLOURS), figure.subplots(len(names), 1, sharex=True, sharey=True)
+    ):
+        ax.bar(range(len(values)), values.tolist(), color=colour)
+        ax.set_ylabel(name, rotation=0, ha="right", va="center")
+        ax.margins(x=0.01)
+    ax.set(xlabel="dimension", ylim=(0, 1.05 * means.max().item()))
+    _save(figure, path)
+
+
+def against(
+    series: Mapping[str, Mapping[float, Mapping[str, Any]]],
+    metrics: Mapping[str, str | None],
+    xlabel: str,
+    path: Path,
+) -> None:
+    """Means with intervals over seeds against a setting, one panel for each metric and one line for each series.
+
+    A metric may name another of the summary that is drawn beside it, dashed, as its reference.
+    """
+    figure = Figure(figsize=(3.6 * len(metrics), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+    values = [f"{value:g}" for value in next(iter(series.values()))]
+    for (metric, reference), ax in zip(metrics.items(), axes, strict=True):
+        for (name, summaries), colour in zip(series.items(), cycle(COLOURS)):
+            found = [summary[metric] for summary in summaries.values()]
+            means, half_widths = ([one[part] for one in found] for part in ("mean", "half_width"))
+            ax.errorbar(
+                range(len(values)), means, half_widths, label=name, color=colour, marker="o", capsize=3
+            )
+            if reference:
+                beside = [summary[reference]["mean"] for summary in summaries.values()]
+                ax.plot(range(len(values)), beside, "--", color=colour, linewidth=1)
+        ax.set(title=_words(metric), xlabel=xlabel)
+        ax.set_xticks(range(len(values)), values)  # equally spaced: 0 has no place on a logarithmic axis
+        ax.grid(axis="y", linewidth=0.4)
+    axes[0].legend()
+    _save(figure, path)
+
+
 def training_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Every column of the metrics against the epoch."""
     names = [name for name in rows[0] if name != "epoch"]
@@ -88,7 +149,7 @@ def _scatter(ax: Axes, points: Tensor, labels: Tensor) -> None:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ").replace("kl", "KL")
+    return name.replace("_", " ").replace("kl", "KL").replace("hoyer", "Hoyer")
 
 
 def _save(figure: Figure, path: Path) -> None:

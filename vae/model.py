@@ -1,6 +1,7 @@
 """A variational auto-encoder: encoder + decoder + prior + likelihood."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -54,3 +55,21 @@ class VAE(nn.Module):
         """The encoding of x and log p(x|z) [B] at its draw z."""
         encoding = self.encode(x)
         return encoding, self.decode(encoding.z).log_prob(x)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """No gradients, and BatchNorm by what it has gathered in training, not by the batch at hand."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def encode_all(model: VAE, batches: Iterable[Tensor]) -> Encoding:
+    """The encodings of all batches as one, with a draw from each."""
+    with evaluating(model):
+        return Encoding(*map(torch.cat, zip(*map(model.encode, batches), strict=True)))

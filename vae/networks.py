@@ -1,5 +1,6 @@
 """Encoders and decoders: Table 1 of the paper."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -19,3 +20,69 @@ class GaussianMLP(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         loc, raw_scale = self.heads(self.hidden(x).relu()).chunk(2, dim=-1)
         return loc, softplus(raw_scale) + self.min_scale
+
+
+class DCGANEncoder(nn.Module):
+    """Convolutions of images [B, 1, 32, 32] to the loc and scale [B, D] of a diagonal Gaussian (Table 1c).
+
+    scale = softplus(·) + min_scale. The paper's published code differs: `norm_first=False` leaves out the first
+    BatchNorm, and `weight_std` 0.02 draws all weights from N(0, 0.02²), with biases 0; None is torch's default.
+    """
+
+    def __init__(
+        self, latent_dim: int, *, min_scale: float, norm_first: bool = True, weight_std: float | None = None
+    ):
+        super().__init__()
+        self.body = nn.Sequential(
+            *_halve(1, 32, norm=norm_first),
+            *_halve(32, 64),
+            *_halve(64, 128),
+        )
+        self.heads = nn.Conv2d(128, 2 * latent_dim, 4)
+        self.min_scale = min_scale
+        _prepare(self, weight_std)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        # Whatever precision the convolutions had, the encoding is float32 (or float64).
+        heads = self.heads(self.body(x)).flatten(1).to(self.heads.weight.dtype)
+        loc, raw_scale = heads.chunk(2, dim=-1)
+        return loc, softplus(raw_scale) + self.min_scale
+
+
+class DCGANDecoder(nn.Module):
+    """Transposed convolutions of z [B, D] to the loc [B, 1, 32, 32] of the pixels, in no bounds (Table 1c)."""
+
+    def __init__(self, latent_dim: int, *, weight_std: float | None = None):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ConvTranspose2d(latent_dim, 128, 4, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            *_double(128, 64),
+            *_double(64, 32),
+            nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1, bias=False),
+        )
+        _prepare(self, weight_std)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.body(z[:, :, None, None]).to(z.dtype)
+
+
+def _halve(in_channels: int, out_channels: int, *, norm: bool = True) -> list[nn.Module]:
+    convolution = nn.Conv2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
+    return [convolution, *([nn.BatchNorm2d(out_channels)] if norm else []), nn.LeakyReLU(0.2)]
+
+
+def _double(in_channels: int, out_channels: int) -> list[nn.Module]:
+    convolution = nn.ConvTranspose2d(in_channels, out_channels, 4, stride=2, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(out_channels), nn.ReLU()]
+
+
+def _prepare(network: nn.Module, weight_std: float | None) -> None:
+    """Draws the weights, unless torch's own are kept, and lays them out channels last, the faster order."""
+    for module in network.modules() if weight_std else ():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=weight_std)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    network.to(memory_format=torch.channels_last)

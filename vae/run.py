@@ -41,6 +41,8 @@ class RunOptions:
     """A small version that shows that everything works."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
+    precision: Literal["float32", "mixed"] = "float32"
+    """mixed: networks are trained in bfloat16 where the hardware has it, with float32 weights and losses."""
 
     def __post_init__(self) -> None:
         if self.seeds:
@@ -156,17 +158,18 @@ def stored_config(config_class: Any, options: RunOptions) -> Any:
 
 
 def _content(config: Any) -> dict[str, Any]:
-    """What config.json says: all that decides the result, so not where the run lives."""
+    """What config.json says: all that decides the result, so not where the run lives, and where its data lie."""
     settings = asdict(config)
     run = {name: value for name, value in settings.pop("run").items() if name not in ("out", "resume")}
     return {"experiment": type(config).__name__, "settings": settings, "run": run, "versions": _versions()}
 
 
 def _check_same(path: Path, config: Any) -> None:
+    """Everything must be as it was, but the data set may have moved."""
     asked, stored = _content(config), _read_json(path / "config.json")
     for group in ("settings", "run"):
         for name, now in asked[group].items():
-            if now != (before := stored[group].get(name)):
+            if name != "data" and now != (before := stored[group].get(name)):
                 flag = "--" + name.replace("_", "-")
                 raise RunError(
                     f"{path} was started with {flag} {before}, not {now}: "

@@ -1,6 +1,6 @@
 """An experiment run once, or once for every seed with intervals over them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ def run(config: Any, experiment: Experiment) -> dict[str, Any]:
             children = [one_of(config.run, seed) for seed in parse_seeds(config.run.seeds)]
             folder.finish(intervals([run(replace(config, run=child), experiment) for child in children]))
         else:
-            fabric = _fabric(config.run.device)
+            fabric = _fabric(config.run)
             fabric.seed_everything(config.run.seed, verbose=False)
             folder.finish(experiment(config, folder, fabric))
     return folder.summary
@@ -34,6 +34,21 @@ def run(config: Any, experiment: Experiment) -> dict[str, Any]:
 def one_of(options: RunOptions, seed: int) -> RunOptions:
     """The options of one seed's run among several."""
     return replace(options, seed=seed, seeds="", out=options.out / f"seed-{seed}")
+
+
+def variants(config: Any, settings: Iterable[Mapping[str, float]], default_seeds: str) -> dict[str, Any]:
+    """`config` with each of the settings, by its label, over --seeds, in a folder of its own within --out."""
+    found = {}
+    for setting in settings:
+        name = label(setting)
+        out = config.run.out / name.replace("=", "-").replace(" ", "-")
+        several = replace(config.run, seeds=config.run.seeds or default_seeds, out=out)
+        found[name] = replace(config, **setting, run=several)
+    return found
+
+
+def label(setting: Mapping[str, float]) -> str:
+    return " ".join(f"{name}={value:g}" for name, value in setting.items())
 
 
 def intervals(summaries: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -60,9 +75,19 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value['mean']:.4g} ± {value['half_width']:.2g}"
 
 
-def _fabric(device: str) -> Fabric:
+def _fabric(options: RunOptions) -> Fabric:
+    device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    fabric = Fabric(accelerator=device, devices=1)
+    mixed = options.precision == "mixed" and _has_bfloat16(device)
+    fabric = Fabric(accelerator=device, devices=1, precision="bf16-mixed" if mixed else "32-true")
     fabric.launch()
     return fabric
+
+
+def _has_bfloat16(device: str) -> bool:
+    """Whether the hardware multiplies in bfloat16; torch emulates it elsewhere, far slower than float32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))

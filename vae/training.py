@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-from vae.model import VAE
+from vae.model import VAE, evaluating
 from vae.objectives import Terms
 from vae.run import RunError, RunFolder
 
@@ -28,13 +28,16 @@ def train(
     betas: tuple[float, float] = (0.9, 0.999),
     fabric: Fabric,
     folder: RunFolder,
+    measure: Callable[[VAE], Mapping[str, float]] | None = None,
 ) -> None:
     """Maximise `objective(model, batch).objective` by Adam with AMSGrad; `batches()` is called every epoch.
 
+    An epoch's metrics are the means of the objective's terms over its steps, and what `measure` finds at its end.
     Continues from the folder's checkpoint where there is one, bit for bit: everything random is drawn from
     torch's global generators, whose state the checkpoint holds.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr, betas, amsgrad=True, fused=True)
+    bare_model = model
     model, optimizer = fabric.setup(model, optimizer)
     first = 0
     if state := folder.load_checkpoint():
@@ -46,16 +49,17 @@ def train(
     bar = {"desc": str(folder.path), "initial": first, "total": epochs, "unit": "epoch", "disable": None}
     for epoch in tqdm(range(first + 1, epochs + 1), **bar):
         total, count = torch.zeros(len(Terms._fields), device=fabric.device), 0
+        model.train()
         for batch in batches():
-            terms = objective(model, batch)
-            optimizer.zero_grad()
-            fabric.backward(-terms.objective)
-            optimizer.step()
+            terms = step(model, batch, objective, optimizer, fabric)
             total += len(batch) * torch.stack(terms).detach()
             count += len(batch)
         row = dict(zip(Terms._fields, (total / count).tolist(), strict=True))
         if not math.isfinite(row["objective"]):
             raise RunError(f"the objective became {row['objective']} in epoch {epoch}: try a lower --lr")
+        if measure:
+            with evaluating(bare_model):
+                row |= measure(bare_model)
         folder.log({"epoch": epoch, **row})
         if (start := time.monotonic()) >= next_checkpoint or epoch == epochs:
             folder.save_checkpoint(epoch, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
@@ -63,11 +67,31 @@ def train(
             next_checkpoint = saved + (saved - start) / CHECKPOINT_SHARE
 
 
-def shuffled(data: Tensor, batch_size: int) -> Callable[[], Iterable[Tensor]]:
-    """Batches of `data`, in a new order every epoch; one that holds everything keeps its order."""
+def step(
+    model: VAE,
+    batch: Tensor,
+    objective: Callable[[VAE, Tensor], Terms],
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+) -> Terms:
+    """One step up the objective, and its terms before that; `model` and `optimizer` are as `fabric.setup` gives them."""
+    terms = objective(model, batch)
+    optimizer.zero_grad()
+    fabric.backward(-terms.objective)
+    optimizer.step()
+    return terms
+
+
+def shuffled(
+    data: Tensor, batch_size: int, prepare: Callable[[Tensor], Tensor] = lambda batch: batch
+) -> Callable[[], Iterable[Tensor]]:
+    """Batches of `data`, in a new order every epoch; one that holds everything keeps its order.
+
+    `prepare` makes of each what the model takes, when its turn comes: floats from bytes, say.
+    """
     if batch_size >= len(data):
-        return lambda: (data,)
-    return lambda: data[torch.randperm(len(data), device=data.device)].split(batch_size)
+        return lambda: (prepare(data),)
+    return lambda: map(prepare, data[torch.randperm(len(data), device=data.device)].split(batch_size))
 
 
 @contextmanager

@@ -6,10 +6,13 @@ from .mixture import (
     gaussian_mixture_log_prob,
     gaussian_mixture_marginal_log_prob,
 )
+from .mmd import cauchy_mmd, mmd
 
 __all__ = [
+    "cauchy_mmd",
     "gaussian_mixture_joint_and_marginal_log_prob",
     "gaussian_mixture_log_prob",
     "gaussian_mixture_marginal_log_prob",
     "inclusive_kl",
+    "mmd",
 ]

@@ -13,16 +13,20 @@ def test_help_lists_the_experiments_without_waiting_for_torch():
         "finally: assert not {'torch', 'matplotlib', 'scipy'} & sys.modules.keys()"
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    assert "pinwheel" in shown
+    assert "pinwheel" in shown and "fashion" in shown
 
 
-def test_an_experiment_lists_its_flags(capsys):
+FASHION = ["gamma", "prior-variance", "latent-dim", "data", "iwae-samples", "paper-code", "sweep"]
+
+
+@pytest.mark.parametrize(("experiment", "own"), [("pinwheel", ["prior", "compare"]), ("fashion", FASHION)])
+def test_an_experiment_lists_its_flags(capsys, experiment, own):
     with pytest.raises(SystemExit) as stopped:
-        main(["pinwheel", "--help"])
+        main([experiment, "--help"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    shared = ["seed", "seeds", "device", "out", "quick", "resume"]
-    for flag in ["alpha", "beta", "prior", "batch-size", "epochs", "lr", "compare", *shared]:
+    shared = ["seed", "seeds", "device", "precision", "out", "quick", "resume"]
+    for flag in ["alpha", "beta", "batch-size", "epochs", "lr", *own, *shared]:
         assert f"--{flag} " in shown or f"--{flag}," in shown
 
 

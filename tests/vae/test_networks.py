@@ -1,10 +1,59 @@
+import pytest
 import torch
+from torch import nn
 
-from vae.networks import GaussianMLP
+from vae.networks import DCGANDecoder, DCGANEncoder, GaussianMLP
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
 
 
 def test_table_1b_has_704_parameters():
-    assert sum(p.numel() for p in GaussianMLP(2, 2, min_scale=1e-6).parameters()) == 704
+    assert count(GaussianMLP(2, 2, min_scale=1e-6)) == 704
+
+
+def test_table_1c_has_369700_and_267200_parameters():
+    assert count(DCGANEncoder(50, min_scale=1e-6)) == 369_700
+    assert count(DCGANDecoder(50)) == 267_200
+    networks = nn.ModuleList([DCGANEncoder(50, min_scale=1e-6), DCGANDecoder(50)])
+    biased = [name for name, p in networks.named_parameters() if p.dim() == 1 and "body" not in name]
+    assert biased == ["0.heads.bias"]
+
+
+def test_the_published_networks_lack_the_first_norm_and_draw_their_weights():
+    encoder = DCGANEncoder(50, min_scale=1e-6, norm_first=False, weight_std=0.02)
+    assert count(encoder) == 369_700 - 64
+    for network in (encoder, DCGANDecoder(50, weight_std=0.02)):
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                deviation = 0.02 * (2 * module.weight.numel()) ** -0.5
+                assert module.weight.std().item() == pytest.approx(0.02, abs=5 * deviation)
+    assert encoder.heads.bias.abs().max() == 0
+
+
+def test_images_to_an_encoding_and_back():
+    loc, scale = DCGANEncoder(5, min_scale=0.25)(torch.rand(3, 1, 32, 32))
+    assert loc.shape == scale.shape == (3, 5)
+    assert (scale > 0.25).all()
+    assert DCGANDecoder(5)(loc).shape == (3, 1, 32, 32)
+
+
+def test_weights_lie_channels_last_also_when_they_are_loaded():
+    encoder = DCGANEncoder(5, min_scale=0.25)
+    encoder.load_state_dict({k: v.contiguous() for k, v in encoder.state_dict().items()})
+    assert encoder.heads.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_autocast_changes_the_precision_of_the_work_not_of_the_encoding():
+    x = torch.rand(3, 1, 32, 32)
+    encoder, decoder = DCGANEncoder(5, min_scale=0.25).eval(), DCGANDecoder(5).eval()
+    exact = decoder(encoder(x)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        loc, scale = encoder(x)
+        image = decoder(loc)
+    assert {tensor.dtype for tensor in (loc, scale, image)} == {torch.float32}
+    assert 0 < (image - exact).abs().max() < 10 * torch.finfo(torch.bfloat16).eps * exact.abs().max()
 
 
 def test_the_scale_is_floored_and_its_gradient_survives_there():

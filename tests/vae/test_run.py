@@ -127,6 +127,18 @@ def test_other_settings_are_refused(config, resumed):
         RunFolder(replace(resumed, run=replace(resumed.run, seed=5)))
 
 
+def test_the_data_may_have_moved(tmp_path):
+    @dataclass(frozen=True)
+    class WithData:
+        run: RunOptions
+        data: str = ""
+
+    RunFolder(WithData(RunOptions(tmp_path / "run"), "here"))
+    options = RunOptions(tmp_path / "run", resume=True)
+    assert stored_config(WithData, options).data == "here"
+    RunFolder(WithData(options, "there"))
+
+
 def test_other_versions_are_warned_of(config, resumed):
     RunFolder(config)
     path = config.run.out / "config.json"

@@ -1,15 +1,18 @@
 import json
 from dataclasses import dataclass
 
+import pytest
 import torch
 
+from vae import seeds
 from vae.run import RunOptions
-from vae.seeds import intervals, run, table
+from vae.seeds import intervals, run, table, variants
 
 
 @dataclass(frozen=True)
 class Toy:
     run: RunOptions
+    alpha: float = 1.0
 
 
 def test_every_seed_has_its_own_folder_and_is_run_once(tmp_path):
@@ -40,3 +43,27 @@ def test_the_table_lines_up():
         "kl    2 ± 13  0.1235",
         "iwae  -2 ± 0       7",
     ]
+
+
+def test_variants_have_folders_and_seeds_of_their_own(tmp_path):
+    config = Toy(RunOptions(tmp_path, device="cpu"))
+    found = variants(config, [{"alpha": 0.0}, {"alpha": 2.5}], "0-2")
+    assert list(found) == ["alpha=0", "alpha=2.5"]
+    child = found["alpha=2.5"]
+    assert (child.alpha, child.run.seeds, child.run.out) == (2.5, "0-2", tmp_path / "alpha-2.5")
+    named = Toy(RunOptions(tmp_path, seeds="4,5", device="cpu"))
+    assert variants(named, [{"alpha": 0.0}], "0-2")["alpha=0"].run.seeds == "4,5"
+
+
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_mixed_precision_is_bfloat16_where_the_hardware_has_it(tmp_path, monkeypatch, has_bfloat16):
+    monkeypatch.setattr(seeds, "_has_bfloat16", lambda device: has_bfloat16)
+
+    def experiment(config, folder, fabric):
+        layer = torch.nn.Linear(2, 2)
+        with fabric.autocast():
+            return {"bfloat16": float(layer(torch.ones(2)).dtype == torch.bfloat16)}
+
+    for precision in ("float32", "mixed"):
+        options = RunOptions(tmp_path / precision, device="cpu", precision=precision)
+        assert run(Toy(options), experiment)["bfloat16"] == (precision == "mixed" and has_bfloat16)

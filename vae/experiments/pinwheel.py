@@ -50,7 +50,7 @@ class Pinwheel:
     """Run (alpha, beta) = (1, 0), (0, 1) and (10, 0), each over --seeds (0-9; 0-2 if --quick)."""
     run: OmitArgPrefixes[RunOptions] = field(default_factory=lambda: RunOptions(Path("runs/pinwheel")))
 
-    quick: ClassVar[dict[str, Any]] = {"epochs": 100}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"epochs": 100}}
 
     def __post_init__(self) -> None:
         for name in ("num_points", "batch_size", "epochs", "lr", "decoder_floor"):
@@ -58,13 +58,14 @@ class Pinwheel:
                 raise RunError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive")
 
 
-SETTINGS = ((1.0, 0.0), (0.0, 1.0), (10.0, 0.0))
-"""The (α, β) that --compare runs: the paper's two, and one that brings the inclusive KL further down."""
+SETTINGS = ({"alpha": 1.0, "beta": 0.0}, {"alpha": 0.0, "beta": 1.0}, {"alpha": 10.0, "beta": 0.0})
+"""What --compare runs: the paper's two, and one that brings the inclusive KL further down."""
 
 
 def main(config: Pinwheel) -> None:
     with single_threaded():
-        summaries = compare(config) if config.compare else {setting(config): seeds.run(config, experiment)}
+        name = seeds.label({"alpha": config.alpha, "beta": config.beta})
+        summaries = compare(config) if config.compare else {name: seeds.run(config, experiment)}
     print(seeds.table(summaries))
     print(f"{config.run.out.resolve()}: summary.json, figures/")
 
@@ -94,7 +95,7 @@ def experiment(config: Pinwheel, folder: RunFolder, fabric: Fabric) -> dict[str,
         summary = {
             "inclusive_kl": full_inclusive_kl(prior, encoding, num_samples=20_000).item(),
             "arm_assignment": metrics.assignment_accuracy(arms, nearest),
-            **metrics.evaluate(model, test_points),
+            **metrics.evaluate(model, test_points.split(100)),
         }
     draw(model.cpu(), points.cpu(), arms.cpu(), folder)
     return summary
@@ -148,27 +149,21 @@ def aggregate_panel(title: str, encoding: Encoding, arms: Tensor) -> figures.Pan
 def compare(config: Pinwheel) -> dict[str, Any]:
     """Every setting over several seeds, and p(z) beside the q(z) of each setting's median inclusive KL."""
     folder = RunFolder(config)
-    names = config.run.seeds or ("0-2" if config.run.quick else "0-9")
+    several = replace(config, compare=False)
     summaries = {}
     panels = [figures.Panel("p(z)", priors.GaussianMixture(config.prior)().log_prob)]
-    for alpha, beta in SETTINGS:
-        several = replace(config.run, seeds=names, out=folder.path / f"alpha-{alpha:g}-beta-{beta:g}")
-        child = replace(config, alpha=alpha, beta=beta, compare=False, run=several)
-        summaries[setting(child)] = summary = seeds.run(child, experiment)
+    for name, child in seeds.variants(several, SETTINGS, "0-2" if config.run.quick else "0-9").items():
+        summaries[name] = summary = seeds.run(child, experiment)
         values = summary["inclusive_kl"]["values"]
         median = sorted(range(len(values)), key=values.__getitem__)[len(values) // 2]
-        one = seeds.one_of(several, parse_seeds(names)[median])
+        one = seeds.one_of(child.run, parse_seeds(child.run.seeds)[median])
         encoding, arms = encodings(replace(child, run=replace(one, resume=True)))
-        panels.append(aggregate_panel(f"q(z), {setting(child)}, seed {one.seed}", encoding, arms))
+        panels.append(aggregate_panel(f"q(z), {name}, seed {one.seed}", encoding, arms))
     figures.densities(panels, folder.figures / "aggregate.png")
     scales = {"inclusive_kl": "log", "arm_assignment": "linear"}
     figures.by_setting(summaries, scales, folder.figures / "seeds.png")
     folder.finish(summaries)
     return summaries
-
-
-def setting(config: Pinwheel) -> str:
-    return f"alpha={config.alpha:g} beta={config.beta:g}"
 
 
 @torch.no_grad()

@@ -1,0 +1,93 @@
+// Which way a problem is taken, by its sizes and by how far its points reach; and how it is cut into tasks,
+// by the same alone, so that results do not depend on the number of threads.
+#pragma once
+
+#include "mmd/cpu_points.h"
+
+namespace pykernels {
+namespace {
+
+enum class Way { direct, shared, occupied };
+
+constexpr int64_t kMostSharedNodes = 2048;
+
+struct PanelPlan {
+  Way way;
+  int64_t panels, nodes;  // of each dimension, if they share panels
+  int64_t tasks[2];       // of x and of y
+};
+
+template <class T> double farthest_panel() {
+  // Below, numbers divided by the width have a fraction, and go through round_to_int.
+  return sizeof(T) == 4 ? 0x1p21 : 0x1p50;
+}
+
+// Panels that hold every dimension, counted from each one's first; even, so that they have a middle. 0: too
+// many.
+template <class T> int64_t shared_panels(const MmdProblem& problem, const double* ranges) {
+  double most = 1;
+  for (int64_t d = 0; d < problem.dims; ++d) {
+    const double first = ::nearbyint(ranges[2 * d] / problem.width),
+                 last = ::nearbyint(ranges[2 * d + 1] / problem.width);
+    if (first != first) continue;
+    if (!(first >= -farthest_panel<T>() && last <= farthest_panel<T>())) return 0;
+    most = last - first + 1 > most ? last - first + 1 : most;
+  }
+  if (most * problem.order > kMostSharedNodes) return 0;
+  const int64_t panels = static_cast<int64_t>(most);
+  return panels + panels % 2;
+}
+
+// Costs in nanoseconds on one thread of a CPU with AVX-512, of which only the ratios matter: a pair of points
+// or nodes, a point moved to its panel, or read from it, and a multiplication of the node stage.
+template <class T> struct Costs {
+  static constexpr double pair = sizeof(T) == 4 ? 0.35 : 0.75, pair_with_slopes = sizeof(T) == 4 ? 0.75 : 1.7;
+  static constexpr double node_pair = 4, point = sizeof(T) == 4 ? 1.2 : 2.5, multiplication = 0.05;
+};
+
+static inline double pairs_of(const MmdProblem& problem) {
+  const double total = static_cast<double>(problem.n) + static_cast<double>(problem.m);
+  return total * total / 2 * static_cast<double>(problem.dims);
+}
+
+template <class T> double direct_cost(const MmdProblem& problem, bool slopes) {
+  return pairs_of(problem) * (slopes ? Costs<T>::pair_with_slopes : Costs<T>::pair);
+}
+
+template <class T> double shared_cost(const MmdProblem& problem, int64_t nodes, bool slopes) {
+  const double points = static_cast<double>(problem.n + problem.m) * static_cast<double>(problem.dims);
+  const double squared = static_cast<double>(nodes) * static_cast<double>(nodes);
+  const double columns = static_cast<double>(problem.dims) * (problem.unbiased ? 2 : 1);
+  return points * Costs<T>::point * problem.order / 8 * (slopes ? 2 : 1) +
+         squared / 2 * columns * Costs<T>::multiplication * (slopes ? 2 : 1) + 4e4;
+}
+
+template <class T> PanelPlan plan_panels(const MmdProblem& problem, const double* ranges, bool slopes) {
+  PanelPlan plan{Way::direct, 0, 0, {}};
+  if (problem.method == MmdMethod::direct || problem.order == 0) return plan;
+  plan.panels = shared_panels<T>(problem, ranges);
+  plan.nodes = plan.panels * problem.order;
+  const bool automatic = problem.method == MmdMethod::automatic;
+  if (plan.panels == 0) {
+    // How many panels are occupied is known only once they are counted: see cpu_occupied.h.
+    if (!automatic || problem.n + problem.m > 128) plan.way = Way::occupied;
+    return plan;
+  }
+  if (!automatic || shared_cost<T>(problem, plan.nodes, slopes) < direct_cost<T>(problem, slopes))
+    plan.way = Way::shared;
+  for (int s = 0; s < 2; ++s) {
+    const int64_t count = s == 0 ? problem.n : problem.m;
+    const int64_t wanted = at_most(32, count * problem.dims >> 18);
+    // Each task has sums of its own, which must stay small beside the points.
+    plan.tasks[s] = at_least(1, at_most(wanted, count / (2 * plan.nodes)));
+  }
+  return plan;
+}
+
+// One thread for what takes less than it costs to wake others.
+static inline int threads_for(const MmdProblem& problem, int threads) {
+  return (problem.n + problem.m) * problem.dims < (1 << 20) ? 1 : threads;
+}
+
+}  // namespace
+}  // namespace pykernels

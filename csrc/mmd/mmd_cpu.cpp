@@ -1,0 +1,147 @@
+// The CPU kernels. Compiled once per instruction set: PYKERNELS_ISA names it, the compiler's flags choose it.
+#include "mmd/cpu_occupied.h"
+#include "mmd/cpu_panels.h"
+#include "mmd/cpu_range.h"
+#include "mmd/mmd.h"
+
+#define PYKERNELS_JOIN_(a, b) a##b
+#define PYKERNELS_JOIN(a, b) PYKERNELS_JOIN_(a, b)
+#define PYKERNELS_STRING_(a) #a
+#define PYKERNELS_STRING(a) PYKERNELS_STRING_(a)
+
+namespace pykernels {
+namespace {
+
+constexpr int kMostThreads = 256;
+int threads_used(int threads) { return threads < 1 ? 1 : threads > kMostThreads ? kMostThreads : threads; }
+
+template <class T> Element<T> element_of(const MmdArguments& args, int64_t index) {
+  const MmdProblem& problem = args.problem;
+  Element<T> element{};
+  void* const slopes[] = {args.slope_x, args.slope_y};
+  for (int s = 0; s < 2; ++s) {
+    Points<T>& points = element.samples[s];
+    points = points_of<T>(problem, s == 0, index, args.ranges);
+    element.slopes[s] = slopes[s] ? static_cast<T*>(slopes[s]) + index * points.count * points.dims : nullptr;
+    if (!problem.unbiased) continue;
+    double squares = 0;
+    for (int64_t i = 0; i < points.count && points.masses; ++i) squares += points.mass(i) * points.mass(i);
+    element.excess[s] = points.masses ? squares / (1 - squares) : 1 / static_cast<double>(points.count - 1);
+  }
+  return element;
+}
+
+// Memory of one batch element, whichever way it is taken.
+template <class T> struct Memory {
+  PanelMemory<T> panels;
+  OccupiedScratch* occupied;  // [threads]
+  double* by_dim;
+};
+
+template <class T>
+Memory<T> take_memory(Arena& arena, const MmdProblem& problem, const PanelPlan& plan,
+                      const Element<T>& element, int threads) {
+  Memory<T> memory{};
+  if (plan.way == Way::shared) {
+    memory.panels = take_panels<T>(arena, problem, plan, element, threads);
+  } else {
+    memory.by_dim = take<double>(arena, problem.dims);
+    memory.occupied = take<OccupiedScratch>(arena, threads);
+    for (int thread = 0; thread < threads; ++thread) {
+      const OccupiedScratch scratch = take_occupied(arena, problem.n + problem.m);
+      if (arena.base) memory.occupied[thread] = scratch;
+    }
+  }
+  return memory;
+}
+
+template <class T> PanelPlan plan_of(const MmdArguments& args, int64_t index) {
+  return plan_panels<T>(args.problem, args.ranges + index * args.problem.dims * 2,
+                        args.slope_x || args.slope_y);
+}
+
+template <class T> int64_t measure_workspace(const MmdArguments& args) {
+  Arena arena{nullptr, kAlignment};
+  take_range_tasks<T>(arena, args.problem.dims, range_tasks(args.problem));
+  return arena.used;
+}
+
+template <class T> Status measure(const MmdArguments& args, MmdExecution execution) {
+  const MmdProblem& problem = args.problem;
+  const int threads = threads_for(problem, execution.threads);
+  const int64_t count = range_tasks(problem);
+  Arena arena = arena_over(args.workspace);
+  RangeTask<T>* const tasks = take_range_tasks<T>(arena, problem.dims, count);
+  if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
+  Interrupt& interrupt = *execution.interrupt;
+  for (int64_t index = 0; index < batch_count(problem.batch) && !interrupted(interrupt, 0); ++index) {
+    const Points<T> samples[] = {points_of<T>(problem, true, index, nullptr),
+                                 points_of<T>(problem, false, index, nullptr)};
+    measure_points(samples, args.ranges + index * problem.dims * 2, tasks, count, threads, interrupt);
+  }
+  return interrupt.raised ? Status::interrupted : Status::ok;
+}
+
+template <class T> int64_t workspace(const MmdArguments& args, int threads) {
+  const MmdProblem& problem = args.problem;
+  threads = threads_for(problem, threads);
+  int64_t most = 0;
+  for (int64_t index = 0; index < batch_count(problem.batch); ++index) {
+    Arena arena{nullptr, kAlignment};
+    take_memory(arena, problem, plan_of<T>(args, index), element_of<T>(args, index), threads);
+    most = at_least(most, arena.used);
+  }
+  return most;
+}
+
+template <class T> Status run(const MmdArguments& args, MmdExecution execution) {
+  const MmdProblem& problem = args.problem;
+  const int threads = threads_for(problem, execution.threads);
+  Interrupt& interrupt = *execution.interrupt;
+  for (int64_t index = 0; index < batch_count(problem.batch); ++index) {
+    if (interrupted(interrupt, 0)) return Status::interrupted;
+    const PanelPlan plan = plan_of<T>(args, index);
+    const Element<T> element = element_of<T>(args, index);
+    Arena arena = arena_over(args.workspace);
+    Memory<T> memory = take_memory(arena, problem, plan, element, threads);
+    if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
+    double value;
+    if (plan.way == Way::shared) {
+      value = run_panels(problem, plan, element, memory.panels, threads, interrupt);
+    } else {
+      value = run_occupied(problem, element, memory.occupied, memory.by_dim, threads, interrupt);
+    }
+    if (!problem.unbiased && value < 0) value = 0;
+    if (!element.samples[0].all_defined()) value = __builtin_nan("");
+    static_cast<T*>(args.value)[index] = static_cast<T>(value);
+  }
+  return interrupt.raised ? Status::interrupted : Status::ok;
+}
+
+}  // namespace
+
+extern const MmdVariant PYKERNELS_JOIN(mmd_, PYKERNELS_ISA);
+const MmdVariant PYKERNELS_JOIN(mmd_, PYKERNELS_ISA) = {
+    PYKERNELS_STRING(PYKERNELS_ISA),
+    [] { return cpu_supports(Isa::PYKERNELS_ISA); },
+    [](const MmdArguments& args) {
+      return args.problem.dtype == Dtype::float32 ? measure_workspace<float>(args)
+                                                  : measure_workspace<double>(args);
+    },
+    [](const MmdArguments& args, MmdExecution execution) {
+      execution.threads = threads_used(execution.threads);
+      return args.problem.dtype == Dtype::float32 ? measure<float>(args, execution)
+                                                  : measure<double>(args, execution);
+    },
+    [](const MmdArguments& args, int threads) {
+      threads = threads_used(threads);
+      return args.problem.dtype == Dtype::float32 ? workspace<float>(args, threads)
+                                                  : workspace<double>(args, threads);
+    },
+    [](const MmdArguments& args, MmdExecution execution) {
+      execution.threads = threads_used(execution.threads);
+      return args.problem.dtype == Dtype::float32 ? run<float>(args, execution)
+                                                  : run<double>(args, execution);
+    }};
+
+}  // namespace pykernels
