@@ -1,5 +1,9 @@
-"""Other ways to the mixture's log-density, each as its users write it. All take value [B, D], loc [n, D] and
-scale [n, D], weigh the components equally, return [B], and are differentiable in every argument."""
+"""Other ways to what `pykernels` computes, each as its users write it.
+
+Those of the mixture's log-density take value [B, D], loc [n, D] and scale [n, D], weigh the components equally, and
+return [B]; those of the MMD take x [n, D] and y [m, D], and return the unbiased estimate, but GeomLoss' the biased
+one. All are differentiable in every argument.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,8 +14,10 @@ from torch.distributions import Normal
 from torch.utils.checkpoint import checkpoint
 
 Formulation = Callable[[Tensor, Tensor, Tensor], Tensor]
+Mmd = Callable[[Tensor, Tensor], Tensor]
 
 CHUNK_ELEMENTS = 1_000_000  # of a [rows, n, D] temporary: near the fastest on a CPU, whose caches it suits
+SCALES = (0.2, 0.4, 1.0, 2.0, 4.0, 10.0)  # of the dimension-wise MMD
 CHUNK_LOGITS = (1 << 20, 1 << 22, 1 << 40)  # of a [rows, n] temporary; the last takes all rows at once
 
 
@@ -71,8 +77,55 @@ def dense_mmd(x: Tensor, y: Tensor) -> Tensor:
     within_x, within_y, across = ((a[:, None] - b).square() for a, b in ((x, x), (y, y), (x, y)))
     other_x, other_y = (1 - torch.eye(count, device=x.device)[..., None] for count in (n, m))
     total = x.new_zeros(())
-    for scale in (0.2, 0.4, 1.0, 2.0, 4.0, 10.0):
+    for scale in SCALES:
         total = total + (other_x * (scale / (scale + within_x))).sum() / (n * (n - 1))
         total = total + (other_y * (scale / (scale + within_y))).sum() / (m * (m - 1))
         total = total - 2 * (scale / (scale + across)).sum() / (n * m)
     return total
+
+
+def chunked_mmd(x: Tensor, y: Tensor) -> Tensor:
+    """`dense_mmd` by chunks of rows, recomputed in the backward pass, so that more points fit into memory."""
+
+    def part(rows: Tensor, columns: Tensor) -> Tensor:
+        squared = (rows[:, None] - columns).square()
+        return sum((scale / (scale + squared)).sum() for scale in SCALES)
+
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        rows = max(1, CHUNK_ELEMENTS // b.numel())
+        return sum(checkpoint(part, chunk, b, use_reentrant=False) for chunk in a.split(rows))
+
+    return _of_totals(total, x, y)
+
+
+def compiled_mmd() -> Mmd:
+    """`dense_mmd` under `torch.compile`, for one shape."""
+    return torch.compile(dense_mmd, fullgraph=True, dynamic=False)
+
+
+def keops_mmd(x: Tensor, y: Tensor) -> Tensor:
+    """A symbolic reduction over dimensions and points."""
+    from pykeops.torch import LazyTensor
+
+    def total(a: Tensor, b: Tensor) -> Tensor:
+        squared = (LazyTensor(a[:, None, :]) - LazyTensor(b[None])) ** 2
+        kernel = sum(scale / (squared + scale) for scale in SCALES)
+        return kernel.sum(-1).sum(1).sum()
+
+    return _of_totals(total, x, y)
+
+
+def geomloss_mmd(variance: float, backend: str) -> Mmd:
+    """GeomLoss' kernel norm of whole vectors, which is half of the biased MMD² of a Gaussian kernel."""
+    from geomloss import SamplesLoss
+
+    half = SamplesLoss("gaussian", blur=math.sqrt(variance), backend=backend)
+    return lambda x, y: 2 * half(x, y)
+
+
+def _of_totals(total: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    """The unbiased estimate from the sums over all pairs, of which those of a point with itself are known."""
+    n, m = len(x), len(y)
+    own = len(SCALES) * x.shape[1]
+    within = (total(x, x) - own * n) / (n * (n - 1)) + (total(y, y) - own * m) / (m * (m - 1))
+    return within - 2 * total(x, y) / (n * m)

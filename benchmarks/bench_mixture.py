@@ -288,21 +288,6 @@ def time_rows(results: dict[str, Any], kind: str, base: str) -> list[list[Any]]:
     return rows
 
 
-def compare(report: dict[str, Any], path: Path) -> int:
-    """The number of ratios that dropped; prints them, and what cannot be compared."""
-    committed = json.loads(path.read_text())
-    for what in ("cpu", "threads"):
-        before, now = committed["environment"][what], report["environment"][what]
-        if before != now:
-            print(f"{path} was measured with {what} {before}, this run with {now}: ratios need not agree")
-    absent = sorted(committed["ratios"].keys() - report["ratios"].keys())
-    if absent:
-        print(f"Not measured in this run: {'; '.join(absent)}")
-    dropped = harness.regressions(committed["ratios"], report["ratios"])
-    print("\n".join(["Dropped by a quarter or more:", *dropped]) if dropped else "No ratio dropped.")
-    return len(dropped)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_mixture", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute: fewer contenders, shapes and rounds")
@@ -322,7 +307,7 @@ def main() -> int:
     if options.out:
         harness.write_json(options.out, report)
     failed = any("error" in result for result in report["jobs"].values())
-    dropped = compare(report, options.compare) if options.compare else 0
+    dropped = harness.compare(report, options.compare) if options.compare else 0
     return 1 if failed or dropped else 0
 
 

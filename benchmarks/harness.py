@@ -218,6 +218,21 @@ def regressions(committed: Mapping[str, float], new: Mapping[str, float], allowe
     ]
 
 
+def compare(report: dict[str, Any], path: Path) -> int:
+    """The number of ratios that dropped; prints them, and what cannot be compared."""
+    committed = json.loads(path.read_text())
+    for what in ("cpu", "threads"):
+        before, now = committed["environment"][what], report["environment"][what]
+        if before != now:
+            print(f"{path} was measured with {what} {before}, this run with {now}: ratios need not agree")
+    absent = sorted(committed["ratios"].keys() - report["ratios"].keys())
+    if absent:
+        print(f"Not measured in this run: {'; '.join(absent)}")
+    dropped = regressions(committed["ratios"], report["ratios"])
+    print("\n".join(["Dropped by a quarter or more:", *dropped]) if dropped else "No ratio dropped.")
+    return len(dropped)
+
+
 def environment() -> dict[str, Any]:
     """All that a reader needs to judge a result."""
     versions = {"python": platform.python_version()}
