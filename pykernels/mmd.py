@@ -112,9 +112,10 @@ def mmd(
         unbiased: the formula above, which may be negative. False: i = j is included, so that the result is not.
 
     Returns:
-        [*batch], float64 for float64 arguments and float32 for all others.
+        [*batch], float64 for float64 arguments and float32 for all others. NaN where a point is infinite or NaN.
 
-    Gradients reach every tensor, to any order, and are recomputed by tiles. Equal arguments give equal bits, from run
+    Distances are formed from differences in float64, and in float32 by a float64 matrix product, which is many times
+    faster. Gradients reach every tensor, to any order, and are recomputed by tiles. Equal arguments give equal bits, from run
     to run, on one device. The cost is O((n + m)^2 D) time and O((n + m) D) memory.
 
     Raises:

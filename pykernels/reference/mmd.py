@@ -12,7 +12,7 @@ Everything is computed in float64.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -64,9 +64,14 @@ def mmd(
         diagonals = [weight * t.shape[-2] * len(scales) for weight, t in zip(weights, (x, y))]
     else:
         weights, diagonals = [1 / t.shape[-2] ** 2 for t in (x, y)], [0, 0]
-    function = partial(_sum_of_kernels, kernel=kernel, scales=scales)
-    within = [weight * function(t, t) - diagonal for weight, diagonal, t in zip(weights, diagonals, (x, y))]
-    between = function(x, y) / (x.shape[-2] * y.shape[-2])
+    points = [t.double() for t in (x, y)]
+    if x.dtype != torch.float64:
+        # Distances do not change when all points move: from where most are, float64 products tell float32 distances.
+        center = points[1].detach().median(-2, keepdim=True).values
+        points = [t - center for t in points]
+    kernels = partial(_sum_of_kernels, kernel=kernel, scales=scales, dtype=x.dtype)
+    within = [weight * kernels(t) - diagonal for weight, diagonal, t in zip(weights, diagonals, points)]
+    between = kernels(*points) / (x.shape[-2] * y.shape[-2])
     return (within[0] + within[1] - 2 * between).to(x.dtype)
 
 
@@ -216,19 +221,54 @@ def _columns(tensor: Tensor, batch: tuple[int, ...]) -> Tensor:
     return rows.reshape(-1, tensor.shape[-2]).double()
 
 
-def _sum_of_kernels(x: Tensor, y: Tensor, kernel: str, scales: Tensor) -> Tensor:
-    """sum_ij kernel(x_i, y_j) in float64; autograd keeps nothing of a tile but its inputs."""
-    pairs = max(1, TILE_ELEMENTS // max(1, x[..., 0, :].numel(), y[..., 0, :].numel()))
-    width = min(y.shape[-2], pairs)
+def _sum_of_kernels(
+    x: Tensor, y: Tensor | None = None, *, kernel: str, scales: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """sum_ij kernel(x_i, y_j), y being x if it is None; autograd keeps nothing of a tile but its inputs."""
+    other = x if y is None else y
+    elements = math.prod(torch.broadcast_shapes(x.shape[:-2], other.shape[:-2]))
+    if dtype == torch.float64:
+        distances, elements = _from_differences, elements * x.shape[-1]
+    else:
+        distances = _from_products
+        squares = [t.square().sum(-1, keepdim=True) for t in (x, other)]
+        ones = [torch.ones_like(t) for t in squares]
+        x, other = torch.cat([x, squares[0], ones[0]], -1), torch.cat([-2 * other, ones[1], squares[1]], -1)
+    side = max(1, math.isqrt(TILE_ELEMENTS // max(1, elements)))
+    columns = other.split(side, -2)
     total = 0
-    for row in x.split(pairs // width, -2):
-        for column in y.split(width, -2):
-            arguments = row, column, kernel, scales
-            total = total + checkpoint(_tile, *arguments, use_reentrant=False, preserve_rng_state=False)
+    for i, row in enumerate(x.split(side, -2)):
+        for k, column in enumerate(columns):
+            if y is None and k < i:
+                continue  # its mirror image counts twice
+            arguments = row, column, distances, kernel, scales, y is None and k == i
+            tile = checkpoint(_tile, *arguments, use_reentrant=False, preserve_rng_state=False)
+            total = total + (2 * tile if y is None and k > i else tile)
     return total
 
 
-def _tile(x: Tensor, y: Tensor, kernel: str, scales: Tensor) -> Tensor:
-    squared = (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
-    of_scale = (lambda s: s / (s + squared)) if kernel == "cauchy" else (lambda s: (squared / (-2 * s)).exp())
-    return sum(of_scale(s) for s in scales.unbind()).sum((-2, -1), dtype=torch.float64)
+def _tile(
+    x: Tensor,
+    y: Tensor,
+    distances: Callable[[Tensor, Tensor], Tensor],
+    kernel: str,
+    scales: Tensor,
+    on_diagonal: bool,
+) -> Tensor:
+    squared = distances(x, y)
+    if on_diagonal:
+        squared = squared.masked_fill(torch.eye(x.shape[-2], dtype=torch.bool, device=x.device), 0)
+    if kernel == "cauchy":
+        values = sum(s / (s + squared) for s in scales.unbind())
+    else:
+        values = sum((squared / (-2 * s)).exp() for s in scales.unbind())
+    return values.sum((-2, -1), dtype=torch.float64)
+
+
+def _from_differences(x: Tensor, y: Tensor) -> Tensor:
+    return (x.unsqueeze(-2) - y.unsqueeze(-3)).square().sum(-1)
+
+
+def _from_products(x: Tensor, y: Tensor) -> Tensor:
+    """Of rows (x, |x|^2, 1) and (-2 y, 1, |y|^2): one matrix product in float64, which leaves enough for float32."""
+    return (x @ y.mT).float().clamp_min(0)

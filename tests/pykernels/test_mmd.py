@@ -201,12 +201,7 @@ def test_memory_layouts_and_batches(variant, dtype):
     assert cauchy_mmd(x.new_zeros(0, 5, 2), x.new_zeros(4, 2)).shape == (0,)
 
 
-@pytest.mark.parametrize("kernel", ["cauchy", "gaussian"])
-@pytest.mark.parametrize("unbiased", [True, False])
-def test_whole_vectors(dtype, kernel, unbiased):
-    x, y = samples(40, 60, 3, dtype)
-    scales = [2 * 3 * f for f in (0.1, 0.2, 0.5, 1, 2, 5)]
-
+def dense_vectors(x, y, scales, kernel="cauchy", unbiased=True):
     def sums(a, b, same):
         q = (a.double()[:, None] - b.double()).square().sum(-1)
         k = sum(s / (s + q) if kernel == "cauchy" else (-q / (2 * s)).exp() for s in scales)
@@ -214,8 +209,26 @@ def test_whole_vectors(dtype, kernel, unbiased):
             return (k.sum() - k.diagonal().sum()) / (len(a) * (len(a) - 1))
         return k.mean()
 
-    expected = sums(x, x, True) + sums(y, y, True) - 2 * sums(x, y, False)
+    return sums(x, x, True) + sums(y, y, True) - 2 * sums(x, y, False)
+
+
+@pytest.mark.parametrize("kernel", ["cauchy", "gaussian"])
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_whole_vectors(dtype, kernel, unbiased):
+    x, y = samples(40, 60, 3, dtype)
+    scales = [2 * 3 * f for f in (0.1, 0.2, 0.5, 1, 2, 5)]
+    expected = dense_vectors(x, y, scales, kernel, unbiased)
     assert mmd(x, y, kernel, unbiased=unbiased).item() == pytest.approx(expected.item(), abs=1e-7)
     if dtype == torch.float64:
         leaves = [t[:6].detach().requires_grad_() for t in (x, y)]
         assert torch.autograd.gradcheck(lambda a, b: mmd(a, b, kernel, unbiased=unbiased), leaves)
+
+
+@pytest.mark.parametrize("kind", FAR)
+def test_whole_vectors_that_reach_far(dtype, kind):
+    x, y = (FAR[kind](n).to(dtype).requires_grad_() for n in (700, 600))  # several tiles of each
+    value, expected = mmd(x, y, scales=DEFAULT_SCALES), dense_vectors(x, y, DEFAULT_SCALES)
+    assert value.item() == pytest.approx(expected.item(), abs=ERROR[dtype] * KAPPA_0 / 600 * 10)
+    slopes = [torch.autograd.grad(v, (x, y)) for v in (value, expected)]
+    for actual, wanted in zip(*slopes):
+        assert (actual - wanted).abs().max() <= SLOPE_ERROR[dtype] * wanted.abs().max()
