@@ -1,7 +1,7 @@
 """All that a GPU is needed for, in one command: `python -m benchmarks.gpu_suite --out FILE`.
 
-Builds, runs the tests marked `gpu`, and times the mixture log-density beside other formulations. Each step has its
-own time limit, and FILE is rewritten after each, so that a machine that is taken away leaves what it measured.
+Builds, runs the tests marked `gpu`, and times the mixture log-density and the MMD beside other formulations. Each step
+has its own time limit, and FILE is rewritten after each, so that a machine that is taken away leaves what it measured.
 Without a GPU it says so and ends.
 """
 
@@ -16,14 +16,16 @@ from typing import Any
 
 import torch
 
-from pykernels import gaussian_mixture_log_prob
+from pykernels import cauchy_mmd, gaussian_mixture_log_prob
 
-from . import baselines, harness
+from . import baselines, bench_mmd, harness
 from .harness import table
 from .problems import spread_scales
 
 GPU_FACTS = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit,mig.mode.current"
 SHAPES = ((4096, 4096, 10), (60000, 500, 50), (500, 500, 50), (400, 400, 2), (737280, 256, 10))
+MMD_DIMS = 50
+MMD_POINTS = {500: ("direct", "dense"), 10_000: ("direct", "chunked"), 60_000: ("direct",), 1_000_000: ()}
 CHUNK_ELEMENTS = 1 << 24, 1 << 27  # larger than on a CPU: kernels must be worth their launch
 ROUNDS, SECONDS = 10, 20.0
 OURS = "ours"
@@ -88,6 +90,30 @@ def time_shape(shape: tuple[int, int, int]) -> dict[str, Any]:
     return {"errors": errors, "growth": memory, "times_ms": times_ms, "noise": noise}
 
 
+def time_mmd(points: int) -> dict[str, Any]:
+    """Value, and value with the gradient of x; errors are relative, against ours in float64."""
+    x, y = (t.cuda() for t in bench_mmd.draws(points, MMD_DIMS))
+    formulations = {
+        OURS: cauchy_mmd,
+        "direct": partial(cauchy_mmd, method="direct"),
+        "dense": baselines.dense_mmd,
+        "chunked": baselines.chunked_mmd,
+    }
+    expected = bench_mmd.value_and_gradient(cauchy_mmd, x.double(), y.double())
+    errors, memory, timed = {}, {}, {}
+    contenders = (OURS, *MMD_POINTS[points])
+    for name in contenders:
+        function = formulations[name]
+        both = partial(bench_mmd.value_and_gradient, function, x, y)
+        errors[name] = bench_mmd.relative(both(), expected)
+        memory[name] = peak_growth(both)
+        timed["forward", name] = partial(bench_mmd.value_alone, function, x, y)
+        timed["both", name] = both
+    times, noise = harness.interleave(timed, ROUNDS, SECONDS, event_clock)
+    times_ms = {kind: {name: times[kind, name] for name in contenders} for kind in ("forward", "both")}
+    return {"errors": errors, "growth": memory, "times_ms": times_ms, "noise": noise}
+
+
 def show(steps: dict[str, Any]) -> str:
     rows, missing = [], []
     for step, result in steps.items():
@@ -101,7 +127,7 @@ def show(steps: dict[str, Any]) -> str:
             ]
             growth = result["growth"][name] / 1e6
             rows.append([step, name, *times, *ratios, *result["errors"][name].values(), growth])
-    header = ["(n, B, D)", "", *harness.TIME_COLUMNS, *harness.ERROR_COLUMNS, "memory MB"]
+    header = ["(n, B, D), or MMD of n", "", *harness.TIME_COLUMNS, *harness.ERROR_COLUMNS, "memory MB"]
     parts = [table(header, rows)] if rows else []
     return "\n".join([*parts, *(["Not measured or failed:", *missing] if missing else [])])
 
@@ -110,10 +136,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_suite", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu_suite.json"), help="the JSON file to write")
     parser.add_argument("--shape", type=int, nargs=3, help="time this shape only, in this process")
+    parser.add_argument("--mmd", type=int, choices=MMD_POINTS, help="time the MMD of so many points only")
     options = parser.parse_args()
     torch.manual_seed(0)
-    if options.shape:
-        harness.write_json(options.out, time_shape(tuple(options.shape)))
+    if options.shape or options.mmd:
+        result = time_shape(tuple(options.shape)) if options.shape else time_mmd(options.mmd)
+        harness.write_json(options.out, result)
         return 0
 
     steps: dict[str, Any] = {}
@@ -129,6 +157,9 @@ def main() -> int:
             arguments = ["--shape", *map(str, shape)]
             run = partial(harness.run_module, "benchmarks.gpu_suite", arguments, 120)
             planned["x".join(map(str, shape))] = run
+        for points in MMD_POINTS:
+            run = partial(harness.run_module, "benchmarks.gpu_suite", ["--mmd", str(points)], 60)
+            planned[f"MMD of {points}"] = run
     else:
         steps["gpu"] = {"error": "torch sees no CUDA device: nothing was built, tested or timed"}
     for name, step in planned.items():
