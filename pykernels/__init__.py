@@ -8,6 +8,7 @@ from .mixture import (
     gaussian_mixture_marginal_log_prob,
 )
 from .mmd import cauchy_mmd, mmd
+from .wasserstein import sliced_wasserstein
 
 __version__ = "0.1.0"
 
@@ -19,4 +20,5 @@ __all__ = [
     "gaussian_mixture_marginal_log_prob",
     "inclusive_kl",
     "mmd",
+    "sliced_wasserstein",
 ]

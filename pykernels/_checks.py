@@ -61,6 +61,19 @@ def mmd_inputs(
     return x.to(dtype), y.to(dtype), _checked_scales(scales)
 
 
+def sample_inputs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks two samples, and returns them in the one dtype that computes."""
+    dtype = _computing_dtype({"x": x, "y": y})
+    _check_points(x, y)
+    _check_leading([t.shape[:-2] for t in (x, y)], ("x", "y"))
+    return x.to(dtype), y.to(dtype)
+
+
+def positive_count(name: str, count: int) -> None:
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name} must be a positive integer, but is {count!r}")
+
+
 def mmd_options(method: str, methods: Sequence[str], tolerance: float | None) -> None:
     if method not in methods:
         raise ValueError(
@@ -121,8 +134,8 @@ def inclusive_kl_arguments(
             f"exactly one of num_samples and samples must be given, but {came} came: num_samples draws from "
             "the prior, samples are points already drawn"
         )
-    if num_samples is not None and not (isinstance(num_samples, int) and num_samples >= 1):
-        raise ValueError(f"num_samples must be a positive integer, but is {num_samples!r}")
+    if num_samples is not None:
+        positive_count("num_samples", num_samples)
     _computing_dtype({"loc": loc})
     if loc.dim() != 2:
         raise ValueError(
