@@ -35,9 +35,9 @@ CASES = (  # points of each sample, contenders, allocator
     (10_000, (DIRECT,), "tuned"),
 )
 GROWTH = 10_000, 100_000, 1_000_000
-CROSSOVER = tuple(round(50 * 2 ** (k / 2)) for k in range(17))  # 50 to 12,800 points
+CROSSOVER = tuple(50 * 2**k for k in range(8))  # points: 50 to 6,400
 VARIANCE = 50.0  # of the Gaussian kernel of whole vectors: GeomLoss has no other that is ours, too
-SIGNAL_POINTS, SIGNAL_DIMS, SIGNAL_DRAWS = (50, 200, 800), (2, 10, 50), 400
+SIGNAL_POINTS, SIGNAL_DIMS, SIGNAL_DRAWS = (50, 200, 800), (2, 10, 50), 200
 
 
 def formulation(name: str) -> Mmd:
