@@ -277,7 +277,7 @@ def _kernel_gives(x: Tensor, scales: Tensor, method: str, slopes_mask: list[bool
     """Whether a compiled kernel takes the problem, and whether the reference has to add slopes: those with respect to
     masses and scales, which are seldom asked for, and by panels as fast."""
     by_kernel = (
-        variant_for(x) in (_C.mmd_variants() if _C else ()) and len(scales) <= 32 and method != "direct"
+        variant_for(x) in (_C.mmd_variants() if _C else ()) and len(scales) <= 32
     )
     return by_kernel, by_kernel and any(slopes_mask[2:])
 
