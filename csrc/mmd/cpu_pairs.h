@@ -33,7 +33,8 @@ template <class T> PYKERNELS_INLINE void subtract_wide(double* fields, Vector<T>
 template <class T, int kVectors, bool kSlopes, bool kWeighted, class Kernel>
 PYKERNELS_INLINE double sum_tile(const Kernel& kernel, const Column<T>& rows, int64_t first, int64_t last,
                                  const Column<T>& columns, int64_t at, Vector<T>* sums, double factor) {
-  Vector<T> point[kVectors], mass[kVectors], field[kVectors], total{};
+  // The total is of many numbers that may be alike, so that rounding adds up: `lost` keeps what it loses.
+  Vector<T> point[kVectors], mass[kVectors], field[kVectors], total{}, lost{};
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) {
     point[v] = load(columns.points + at + v * kLanes<T>);
@@ -61,11 +62,10 @@ PYKERNELS_INLINE double sum_tile(const Kernel& kernel, const Column<T>& rows, in
         }
       }
     }
-    if constexpr (kWeighted) {
-      total = fma(kappas, splat(rows.masses[row]), total);
-    } else {
-      total += kappas;
-    }
+    if constexpr (kWeighted) kappas *= splat(rows.masses[row]);
+    const Vector<T> previous = total, added = kappas - lost;
+    total = previous + added;
+    lost = (total - previous) - added;
     if constexpr (kSlopes) sums[row - first] += of_row;
   }
   if constexpr (kSlopes) {
@@ -73,7 +73,7 @@ PYKERNELS_INLINE double sum_tile(const Kernel& kernel, const Column<T>& rows, in
     for (int v = 0; v < kVectors; ++v)
       subtract_wide<T>(columns.fields + at + v * kLanes<T>, field[v], factor);
   }
-  return wide_sum(total);
+  return wide_sum(total) - wide_sum(lost);
 }
 
 // The same, with masses only where they are not all 1.
