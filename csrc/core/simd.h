@@ -131,14 +131,6 @@ PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) {
 
 // 1 / x where both are positive and normal, to within two units in the last place.
 template <class V> PYKERNELS_INLINE V reciprocal(V x) { return 1 / x; }
-#if defined(__AVX512F__)
-// 14 bits, and what a Newton step makes of them.
-PYKERNELS_INLINE VectorF reciprocal(VectorF x) {
-  const VectorF r = (VectorF)_mm512_rcp14_ps((__m512)x);
-  return fma(r, fma(-x, r, splat(1.0f)), r);
-}
-#endif
-
 // The sum of the lanes, in double.
 PYKERNELS_INLINE double wide_sum(VectorD v) { return sum(v); }
 PYKERNELS_INLINE double wide_sum(VectorF v) {

@@ -63,18 +63,14 @@ template <class T> bool is_near(const Fractions<T>& fractions, const double* ran
          highest - lowest <= (fractions.degree == 3 ? reach<T, 3>(slopes) : reach<T, 6>(slopes));
 }
 
-template <class T>
-T factor_of(const Fractions<T>& fractions, const Points<T>& points, int64_t d, bool slopes) {
-  return is_near(fractions, points.ranges + 2 * d, slopes) ? static_cast<T>(fractions.factor) : T(1);
-}
-
 // Rows [first, last) of dimensions [first_dim, last_dim) as columns from `out`; those after the last row as it.
 template <class T>
 void gather_points(const Points<T>& points, const Fractions<T>& fractions, bool slopes, int64_t first,
                    int64_t last, int64_t first_dim, int64_t last_dim, int64_t padded, T* out) {
   for (int64_t d = first_dim; d < last_dim; ++d) {
     T* const column = out + (d - first_dim) * padded;
-    const T factor = factor_of(fractions, points, d, slopes);
+    const bool near = is_near(fractions, points.ranges + 2 * d, slopes);
+    const T factor = near ? static_cast<T>(fractions.factor) : T(1);
     for (int64_t i = first; i < last; ++i) column[i] = factor * points.at(i, d);
     for (int64_t i = points.count; i < padded && last == points.count; ++i) column[i] = column[last - 1];
   }
@@ -88,9 +84,10 @@ void scatter_slopes(const Element<T>& element, const DirectMemory<T>& memory, in
   for (int64_t d = first_dim; d < last_dim; ++d) {
     const int64_t padded = memory.padded[s];
     const double* const fields = memory.fields[s] + (d - first_dim) * memory.parts * padded;
-    const double factor = points.defined(d)
-                              ? -4 * static_cast<double>(factor_of(*memory.fractions, points, d, true))
-                              : __builtin_nan("");
+    const bool near = is_near(*memory.fractions, points.ranges + 2 * d, true);
+    const double factor = !points.defined(d) ? __builtin_nan("")
+                          : near             ? -4 * memory.fractions->slope_factor
+                                             : -4;
     for (int64_t i = first; i < last; ++i) {
       double field = 0;
       for (int64_t part = 0; part < memory.parts; ++part) field += fields[part * padded + i];

@@ -15,9 +15,9 @@
 namespace pykernels {
 namespace {
 
-// Polynomials from the highest power down; P without its leading 1.
+// Polynomials from the highest power down, without a leading 1: N and M are `lead` times those here.
 template <class T, int kDegree> struct Fraction {
-  T numerator[kDegree], slope[2 * kDegree - 1], denominator[kDegree];
+  T lead, numerator[kDegree - 1], slope[2 * kDegree - 2], denominator[kDegree];
 };
 
 // polynomial *= q + root, for one of that degree.
@@ -40,21 +40,20 @@ template <class T, int kDegree> Fraction<T, kDegree> fraction_of(const double* s
       for (int j = 0; j < kDegree; ++j) slope[i + j] += root[l] * others[i] * others[j];
     }
   }
+  const double lead = numerator[0];
   Fraction<T, kDegree> fraction;
-  for (int i = 0; i < kDegree; ++i) {
-    fraction.numerator[i] = static_cast<T>(numerator[i]);
-    fraction.denominator[i] = static_cast<T>(whole[i + 1]);
-  }
-  for (int i = 0; i < 2 * kDegree - 1; ++i) fraction.slope[i] = static_cast<T>(slope[i]);
+  fraction.lead = static_cast<T>(lead);
+  for (int i = 0; i < kDegree; ++i) fraction.denominator[i] = static_cast<T>(whole[i + 1]);
+  for (int i = 1; i < kDegree; ++i) fraction.numerator[i - 1] = static_cast<T>(numerator[i] / lead);
+  for (int i = 1; i < 2 * kDegree - 1; ++i) fraction.slope[i - 1] = static_cast<T>(slope[i] / lead);
   return fraction;
 }
 
-template <class T, int kDegree>
-PYKERNELS_INLINE Vector<T> inverse_denominator(const Fraction<T, kDegree>& fraction, Vector<T> q) {
-  Vector<T> p = q + splat(fraction.denominator[0]);
-#pragma GCC unroll 8
-  for (int i = 1; i < kDegree; ++i) p = fma(p, q, splat(fraction.denominator[i]));
-  return reciprocal(p);
+template <class T, int kCount> PYKERNELS_INLINE Vector<T> monic(Vector<T> q, const T (&coefficients)[kCount]) {
+  Vector<T> p = q + splat(coefficients[0]);
+#pragma GCC unroll 16
+  for (int i = 1; i < kCount; ++i) p = fma(p, q, splat(coefficients[i]));
+  return p;
 }
 
 // Exponents of two that T has room for.
@@ -73,12 +72,12 @@ template <class T, int kDegree, bool kSlopes> struct NearKernel {
   Fraction<T, kDegree> fraction;
   T centre;
 
-  // kappa less the centre, and -kappa' / 2.
+  // kappa less the centre, and -kappa' / 2 times the lead.
   __attribute__((always_inline)) void operator()(Vector<T> t, Vector<T>& kappa, Vector<T>& slope) const {
     const Vector<T> q = t * t;
-    const Vector<T> inverse = inverse_denominator(fraction, q);
-    kappa = fma(polynomial(q, fraction.numerator), inverse, splat(-centre));
-    if constexpr (kSlopes) slope = (polynomial(q, fraction.slope) * inverse) * (t * inverse);
+    const Vector<T> inverse = splat(fraction.lead) / monic(q, fraction.denominator);
+    kappa = fma(monic(q, fraction.numerator), inverse, splat(-centre));
+    if constexpr (kSlopes) slope = (monic(q, fraction.slope) * inverse) * (t * inverse);
   }
 };
 
@@ -87,6 +86,7 @@ constexpr int kShared = 3;  // scales of one fraction, of points anywhere
 template <class T> struct FarFraction {
   Fraction<T, kShared> fraction;
   T factor;  // of distances: makes the largest scale 1 to 4
+  T slope_factor;
 };
 
 // Fractions of up to three scales each, of distances cut to where the kernel is 0 to all that counts.
@@ -105,10 +105,10 @@ template <class T, bool kSlopes> struct FarKernel {
       scaled = scaled > -most ? scaled : -most;
       scaled = scaled < most ? scaled : most;
       const Vector<T> q = scaled * scaled;
-      const Vector<T> inverse = inverse_denominator(far.fraction, q);
-      kappa = fma(polynomial(q, far.fraction.numerator), inverse, kappa);
+      const Vector<T> inverse = splat(far.fraction.lead) / monic(q, far.fraction.denominator);
+      kappa = fma(monic(q, far.fraction.numerator), inverse, kappa);
       if constexpr (kSlopes)
-        slope = fma((polynomial(q, far.fraction.slope) * inverse) * (scaled * inverse), splat(far.factor),
+        slope = fma((monic(q, far.fraction.slope) * inverse) * (scaled * inverse), splat(far.slope_factor),
                     slope);
     }
   }
@@ -124,8 +124,9 @@ template <class T> double unit_factor(double scale) {
 
 // What the scales of one call come to: one fraction, if they are few and alike, and those for any distance.
 template <class T> struct Fractions {
-  int degree;     // of the one: 3 or 6; 0: there is none
-  double factor;  // of its points
+  int degree;           // of the one: 3 or 6; 0: there is none
+  double factor;        // of its points
+  double slope_factor;  // of what is summed for its slopes
   Fraction<T, 3> three;
   Fraction<T, 6> six;
   FarFraction<T> far[kMostMmdScales];
@@ -158,6 +159,8 @@ template <class T> Fractions<T> fractions_of(const MmdProblem& problem) {
       fractions.six = fraction_of<T, 6>(scaled, total);
     }
   }
+  const T lead = fractions.degree == 3 ? fractions.three.lead : fractions.six.lead;
+  fractions.slope_factor = fractions.factor / static_cast<double>(lead);
   const double ratio = ::ldexp(1.0, -kRatio<T, kShared>);
   for (int first = 0, next; first < total; first = next) {
     FarFraction<T>& far = fractions.far[fractions.count++];
@@ -168,6 +171,7 @@ template <class T> Fractions<T> fractions_of(const MmdProblem& problem) {
     for (int l = 0; l < next - first; ++l)
       scaled[l] = scaled[l] < ratio ? ratio : scaled[l] > 1 / ratio ? 1 / ratio : scaled[l];
     far.fraction = fraction_of<T, kShared>(scaled, next - first);
+    far.slope_factor = far.factor / far.fraction.lead;
   }
   return fractions;
 }
