@@ -85,12 +85,10 @@ void scatter_slopes(const Element<T>& element, const DirectMemory<T>& memory, in
     const int64_t padded = memory.padded[s];
     const double* const fields = memory.fields[s] + (d - first_dim) * memory.parts * padded;
     const bool near = is_near(*memory.fractions, points.ranges + 2 * d, true);
-    const double factor = !points.defined(d) ? __builtin_nan("")
-                          : near             ? -4 * memory.fractions->slope_factor
-                                             : -4;
+    const double factor = near ? -4 * memory.fractions->slope_factor : -4;
     for (int64_t i = first; i < last; ++i) {
-      double field = 0;
-      for (int64_t part = 0; part < memory.parts; ++part) field += fields[part * padded + i];
+      double field = points.defined(d) ? 0 : __builtin_nan("");
+      for (int64_t part = 0; part < memory.parts && points.defined(d); ++part) field += fields[part * padded + i];
       element.slopes[s][i * points.dims + d] = static_cast<T>(factor * points.mass(i) * field);
     }
   }
