@@ -276,9 +276,7 @@ def cauchy_mmd(
 def _kernel_gives(x: Tensor, scales: Tensor, method: str, slopes_mask: list[bool]) -> tuple[bool, bool]:
     """Whether a compiled kernel takes the problem, and whether the reference has to add slopes: those with respect to
     masses and scales, which are seldom asked for, and by panels as fast."""
-    by_kernel = (
-        variant_for(x) in (_C.mmd_variants() if _C else ()) and len(scales) <= 32
-    )
+    by_kernel = variant_for(x) in (_C.mmd_variants() if _C else ()) and len(scales) <= 32
     return by_kernel, by_kernel and any(slopes_mask[2:])
 
 
@@ -310,7 +308,9 @@ def cauchy_mmd_backward(
     empty = x.new_empty(0)
     if slopes:
         given = iter(slopes)
-        parts = (_scaled(grad, next(given), t.shape) if asked else empty for t, asked in zip(inputs, output_mask))
+        parts = (
+            _scaled(grad, next(given), t.shape) if asked else empty for t, asked in zip(inputs, output_mask)
+        )
         return tuple(parts)
     totals = tuple(torch.zeros_like(t) if asked else empty for t, asked in zip(inputs, output_mask))
     asked = [(total, tensor) for total, tensor, wanted in zip(totals, inputs, output_mask) if wanted]

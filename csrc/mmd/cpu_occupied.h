@@ -82,8 +82,8 @@ struct Occupied {
   int64_t nodes, slots;
 };
 
-// Fills node with slots, or -1 for a point without a panel, and start with each slot's first node. Gives up once
-// there are more than so many nodes.
+// Fills node with slots, or -1 for a point without a panel, and start with each slot's first node. Gives up
+// once there are more than so many nodes.
 template <class T>
 Occupied find_panels(const MmdProblem& problem, const Element<T>& element, int64_t d, double most,
                      OccupiedScratch& scratch) {

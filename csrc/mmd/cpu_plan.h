@@ -41,8 +41,8 @@ template <class T> int64_t shared_panels(const MmdProblem& problem, const double
   return panels + panels % 2;
 }
 
-// Costs in nanoseconds on one thread, measured with AVX-512 and taken for as much longer as vectors are shorter.
-// Only their ratios matter. With slopes all takes twice as long.
+// Costs in nanoseconds on one thread, measured with AVX-512 and taken for as much longer as vectors are
+// shorter. Only their ratios matter. With slopes all takes twice as long.
 constexpr double kVectorCost = 64.0 / kVectorBytes;
 
 static inline double passes(bool slopes) { return slopes ? 2 : 1; }
@@ -55,8 +55,8 @@ template <class T> double direct_cost(const MmdProblem& problem, bool slopes) {
   return (static_cast<double>(problem.dims) * each + kStart) * passes(slopes);
 }
 
-// Sums over shared panels: of each point, moved to its panel and read from it; of each node, for its kernels; and
-// of the node stage's rows and multiplications.
+// Sums over shared panels: of each point, moved to its panel and read from it; of each node, for its kernels;
+// and of the node stage's rows and multiplications.
 static inline double shared_cost(const MmdProblem& problem, int64_t nodes, bool slopes) {
   constexpr double kPoint = 2.3, kNode = 45, kRow = 1.6, kMultiplication = 0.022 * kVectorCost, kStart = 3000;
   const double points = static_cast<double>(problem.n + problem.m) * static_cast<double>(problem.dims);
@@ -80,8 +80,7 @@ template <class T> double most_occupied_nodes(const MmdProblem& problem, bool sl
 static inline int64_t direct_parts(const MmdProblem& problem, int64_t strips) {
   const int64_t wanted = ceil_div(64, problem.dims);
   const double points = static_cast<double>(problem.n) + static_cast<double>(problem.m);
-  return at_least(1, at_most(at_most(wanted, strips),
-                             static_cast<int64_t>(points * points) >> 17));
+  return at_least(1, at_most(at_most(wanted, strips), static_cast<int64_t>(points * points) >> 17));
 }
 
 template <class T> Plan plan_of(const MmdProblem& problem, const double* ranges, bool slopes) {
@@ -112,7 +111,7 @@ template <class T> Plan plan_of(const MmdProblem& problem, const double* ranges,
 }
 
 // One thread for what takes less than it costs to wake others.
-static inline int threads_for(double cost, int threads) { return cost < 1e5 ? 1 : threads; }
+static inline int threads_for(double cost, int threads) { return cost < 2e5 ? 1 : threads; }
 
 }  // namespace
 }  // namespace pykernels

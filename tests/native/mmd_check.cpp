@@ -1,10 +1,10 @@
-// Runs one variant of the dimension-wise MMD on many random problems, without Python around it, by every method,
-// and compares what it returns with sums over all pairs in long double:
+// Runs one variant of the dimension-wise MMD on many random problems, without Python around it, by every
+// method, and compares what it returns with sums over all pairs in long double:
 //
 //   mmd_check VARIANT MODE FIRST END SEED
 //
-// Modes: `check` makes each call twice, `threads` from several threads at once, `interrupts` tells calls to end.
-// Prints a line for each problem that fails, then the largest error; exits with 1 if one failed.
+// Modes: `check` makes each call twice, `threads` from several threads at once, `interrupts` tells calls to
+// end. Prints a line for each problem that fails, then the largest error; exits with 1 if one failed.
 #include <mmd/mmd.h>
 #include <algorithm>
 #include <cmath>
@@ -45,7 +45,9 @@ template <class T> T point_of(Random& random, Kind kind) {
     case Kind::equal: return static_cast<T>(1.1);
     case Kind::clusters: return static_cast<T>(z + (random.one_in(2) ? 1e5 : -1e5));
     case Kind::tails: return static_cast<T>(z / std::max(1e-12, std::fabs(random.normal())));
-    case Kind::huge: return static_cast<T>(z < 0 ? -1 : 1) * std::ldexp(T(1), kExponent - 1 - static_cast<int>(random.below(40)));
+    case Kind::huge:
+      return static_cast<T>(z < 0 ? -1 : 1) *
+             std::ldexp(T(1), kExponent - 1 - static_cast<int>(random.below(40)));
     case Kind::tiny: return std::ldexp(static_cast<T>(z), -kExponent);
     default: return static_cast<T>(z);
   }
@@ -60,7 +62,8 @@ inline Shape shape_of(Random& random, const std::vector<int64_t>& batch, std::ve
 }
 
 template <class T>
-Tensor<T> points_of(Random& random, Kind kind, const std::vector<int64_t>& batch, int64_t count, int64_t dims) {
+Tensor<T> points_of(Random& random, Kind kind, const std::vector<int64_t>& batch, int64_t count,
+                    int64_t dims) {
   Tensor<T> tensor = new_tensor<T>(random, shape_of(random, batch, {count, dims}));
   for (int64_t i = 0; i < tensor.count(); ++i) tensor.memory[tensor.place(i)] = point_of<T>(random, kind);
   return tensor;
@@ -85,10 +88,13 @@ template <class T> Problem<T> problem_of(uint64_t number, uint64_t seed) {
   p.kind = static_cast<Kind>(number % kKinds);
   const bool large = number % 37 == 5;  // several tasks, for several threads
   p.dims = large ? 6 : 1 + random.below(random.one_in(4) ? 40 : 4);
-  const auto size = [&] { return large ? 300 + random.below(300) : 2 + random.below(random.one_in(3) ? 160 : 40); };
+  const auto size = [&] {
+    return large ? 300 + random.below(300) : 2 + random.below(random.one_in(3) ? 160 : 40);
+  };
   p.n = size();
   p.m = size();
-  p.batch = random.one_in(3) && !large ? std::vector<int64_t>{2, 1 + random.below(2)} : std::vector<int64_t>{};
+  p.batch =
+      random.one_in(3) && !large ? std::vector<int64_t>{2, 1 + random.below(2)} : std::vector<int64_t>{};
   for (const int64_t dim : p.batch) p.elements *= dim;
   p.scales = {0.2, 0.4, 1, 2, 4, 10};
   if (random.one_in(2)) {
@@ -100,7 +106,8 @@ template <class T> Problem<T> problem_of(uint64_t number, uint64_t seed) {
   p.x = points_of<T>(random, p.kind, p.batch, p.n, p.dims);
   p.y = points_of<T>(random, p.kind, p.batch, p.m, p.dims);
   if (p.kind == Kind::outlier)
-    p.x.memory[p.x.place(0)] = std::ldexp(T(1), static_cast<int>(random.below(std::numeric_limits<T>::max_exponent)));
+    p.x.memory[p.x.place(0)] =
+        std::ldexp(T(1), static_cast<int>(random.below(std::numeric_limits<T>::max_exponent)));
   if (p.kind == Kind::undefined) {
     const T bad[] = {std::numeric_limits<T>::infinity(), -std::numeric_limits<T>::infinity(),
                      std::numeric_limits<T>::quiet_NaN()};
@@ -127,8 +134,9 @@ template <class T> Dense dense(const Problem<T>& p, int64_t element, int64_t d) 
     long double squares = 0;
     for (int64_t i = 0; i < count; ++i) {
       points[s].push_back(tensor.memory[tensor.place((element * count + i) * p.dims + d)]);
-      masses[s].push_back(mass.given() ? static_cast<long double>(mass.memory[mass.place(element * count + i)])
-                                       : 1 / static_cast<long double>(count));
+      masses[s].push_back(mass.given()
+                              ? static_cast<long double>(mass.memory[mass.place(element * count + i)])
+                              : 1 / static_cast<long double>(count));
       squares += masses[s].back() * masses[s].back();
     }
     factor[s] = p.unbiased ? 1 / (1 - squares) : 1;
@@ -184,7 +192,8 @@ inline void choose_panels(MmdProblem& problem, double tolerance) {
 }
 
 template <class T>
-Status call(const MmdVariant& variant, Problem<T>& p, MmdMethod method, const Manner& manner, Results<T>& out) {
+Status call(const MmdVariant& variant, Problem<T>& p, MmdMethod method, const Manner& manner,
+            Results<T>& out) {
   Interrupt none{};
   const MmdExecution execution{manner.threads, manner.interrupt ? manner.interrupt : &none};
   MmdArguments args{};
@@ -228,7 +237,8 @@ template <class T> bool same_bits(const std::vector<T>& a, const std::vector<T>&
 }
 
 template <class T> bool same_bits(const Results<T>& a, const Results<T>& b) {
-  return same_bits(a.value, b.value) && same_bits(a.slopes[0], b.slopes[0]) && same_bits(a.slopes[1], b.slopes[1]);
+  return same_bits(a.value, b.value) && same_bits(a.slopes[0], b.slopes[0]) &&
+         same_bits(a.slopes[1], b.slopes[1]);
 }
 
 // What is wrong with one problem, if anything, and the largest error as a share of what is allowed.
@@ -252,8 +262,8 @@ struct Outcome {
   }
 };
 
-// What a slope may be off by however small it is: the error of kappa' times the masses of all points twice over,
-// and that is by rounding, or by interpolation at 16 nodes, whose Lebesgue constant is 2.7.
+// What a slope may be off by however small it is: the error of kappa' times the masses of all points twice
+// over, and that is by rounding, or by interpolation at 16 nodes, whose Lebesgue constant is 2.7.
 template <class T> long double least_error(const Problem<T>& p, bool interpolated) {
   long double steepness = 0;
   for (const double scale : p.scales) steepness += 1 / std::sqrt(static_cast<long double>(scale));
@@ -288,9 +298,10 @@ void compare(Outcome& outcome, const Problem<T>& p, bool interpolated, const Res
     }
     // Sums that cancel to less are only as exact as what they are sums of.
     const long double slope = kSlope * std::max(largest, size / 16) + least;
-    const long double within =
-        static_cast<long double>(p.dims) * static_cast<long double>(p.scales.size()) / static_cast<long double>(std::min(p.n, p.m));
-    outcome.compare("value", out.value[static_cast<size_t>(element)], value, kValue * (std::fabs(value) + within));
+    const long double within = static_cast<long double>(p.dims) * static_cast<long double>(p.scales.size()) /
+                               static_cast<long double>(std::min(p.n, p.m));
+    outcome.compare("value", out.value[static_cast<size_t>(element)], value,
+                    kValue * (std::fabs(value) + within));
     for (int s = 0; s < 2; ++s) {
       const int64_t count = s == 0 ? p.n : p.m;
       for (int64_t i = 0; i < count * p.dims && p.slopes[s]; ++i) {
@@ -330,7 +341,8 @@ template <class T> Outcome check_threads(const MmdVariant& variant, Problem<T>& 
     Results<T> alone, outs[3];
     call(variant, p, method, {}, alone);
     std::vector<std::thread> callers;
-    for (Results<T>& out : outs) callers.emplace_back([&] { call(variant, p, method, {2, 0x3c, nullptr}, out); });
+    for (Results<T>& out : outs)
+      callers.emplace_back([&] { call(variant, p, method, {2, 0x3c, nullptr}, out); });
     for (std::thread& caller : callers) caller.join();
     for (const Results<T>& out : outs)
       if (!same_bits(out, alone)) outcome.fail("calls at once give other bits");
