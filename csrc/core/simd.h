@@ -129,6 +129,25 @@ PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) {
 
 #endif
 
+// 1 / x where both are positive and normal, to within two units in the last place.
+// All lanes in double, in one vector or two.
+template <class T> constexpr int kWideParts = 8 / static_cast<int>(sizeof(T));
+PYKERNELS_INLINE void widen(VectorD v, VectorD (&parts)[1]) { parts[0] = v; }
+PYKERNELS_INLINE void widen(VectorF v, VectorD (&parts)[2]) {
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  Half halves[2];
+  std::memcpy(halves, &v, sizeof v);
+  for (int i = 0; i < 2; ++i) parts[i] = __builtin_convertvector(halves[i], VectorD);
+}
+
+// The sum of the lanes, in double.
+PYKERNELS_INLINE double wide_sum(VectorD v) { return sum(v); }
+PYKERNELS_INLINE double wide_sum(VectorF v) {
+  VectorD parts[2];
+  widen(v, parts);
+  return sum(parts[0] + parts[1]);
+}
+
 // The largest lane; no lane may be NaN.
 template <class T> PYKERNELS_INLINE T max_lane(Vector<T> v) {
   T best = v[0];
