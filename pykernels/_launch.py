@@ -264,7 +264,7 @@ def cauchy_mmd(
             value.data_ptr(),
             *addresses,
             variant_for(x),
-            torch.get_num_threads(),
+            *_place(x),
         )
     others = []
     if by_reference:
@@ -276,9 +276,9 @@ def cauchy_mmd(
 def _kernel_gives(x: Tensor, scales: Tensor, method: str, slopes_mask: list[bool]) -> tuple[bool, bool]:
     """Whether a compiled kernel takes the problem, and whether the reference has to add slopes: those with respect to
     masses and scales, which are seldom asked for, and by panels as fast."""
-    by_kernel = (
-        variant_for(x) in (_C.mmd_variants() if _C else ()) and len(scales) <= 32 and method != "direct"
-    )
+    by_kernel = variant_for(x) in (_C.mmd_variants() if _C else ()) and len(scales) <= 32
+    if method == "direct" and variant_for(x) not in (CUDA, EMULATED):
+        by_kernel = False
     return by_kernel, by_kernel and any(slopes_mask[2:])
 
 
