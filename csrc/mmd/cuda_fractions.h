@@ -21,7 +21,7 @@ template <class T> struct Fraction {
 };
 
 template <class T> struct Fractions {
-  T unit, farthest;  // unit times a distance is cut to farthest
+  T unit, farthest, farthest_squared;  // unit times a distance is cut to farthest
   int count;
   Fraction<T> fractions[kMostMmdScales];
 };
@@ -89,6 +89,7 @@ template <class T> Fractions<T> fractions_of(const MmdProblem& problem) {
   Fractions<T> fractions{};
   fractions.unit = static_cast<T>(unit);
   fractions.farthest = static_cast<T>(Limits::kFarthest);
+  fractions.farthest_squared = fractions.farthest * fractions.farthest;
   for (int first = 0; first < total;) {
     int count = 1;
     while (count < kShared && first + count < total && scales[first + count] >= Limits::kLeastShared) ++count;
@@ -111,7 +112,8 @@ template <int count, bool slopes, class T>
 PYKERNELS_DEVICE void add_pair(const Fractions<T>& kernel, T distance, T mass, bool weighted, T& kappa,
                                T& slope) {
   // A distance of infinity is one, too.
-  const T t = fmax(-kernel.farthest, fmin(kernel.farthest, distance)), q = t * t;
+  const T t = slopes ? fmax(-kernel.farthest, fmin(kernel.farthest, distance)) : distance;
+  const T q = slopes ? t * t : fmin(kernel.farthest_squared, t * t);
   T value = 0, steepness = 0;
   const auto add = [&](const Fraction<T>& fraction) {
     const T inverse = fast_reciprocal(polynomial(fraction.whole, q));

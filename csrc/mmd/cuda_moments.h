@@ -84,32 +84,34 @@ template <class T, int order> PYKERNELS_DEVICE void add_point(T x, T mass, const
   }
 }
 
-// Every step-th row from `row` to `end`; the next ones are read while these are added.
+// `count` points, `stride` apart, and their masses; the next ones are read while these are added. masses
+// null: 1 each.
 template <class T, int order, bool weighted>
-PYKERNELS_DEVICE void add_points(const Line<T>& points, const Line<double>& masses, int64_t row, int64_t end,
-                                 int step, const Grid<T>& grid, T* sums) {
+PYKERNELS_DEVICE void add_points(const T* points, int64_t stride, const double* masses, int64_t mass_stride,
+                                 int count, const Grid<T>& grid, T* sums) {
   constexpr int kAhead = 4;
   T next[kAhead], next_mass[kAhead];
-  const auto read = [&](int64_t from) {
+  const auto read = [&](int left) {
     PYKERNELS_UNROLL
     for (int k = 0; k < kAhead; ++k) {
-      const int64_t i = from + k * step;
-      next[k] = i < end ? at(points, i) : 0;
-      next_mass[k] = weighted && masses.data && i < end ? static_cast<T>(at(masses, i)) : 1;
+      next[k] = k < left ? points[k * stride] : 0;
+      next_mass[k] = weighted && masses && k < left ? static_cast<T>(masses[k * mass_stride]) : 1;
     }
+    points += kAhead * stride;
+    if (weighted) masses += kAhead * mass_stride;
   };
-  read(row);
-  for (; row < end; row += kAhead * step) {
+  read(count);
+  for (; count > 0; count -= kAhead) {
     T x[kAhead], mass[kAhead];
     PYKERNELS_UNROLL
     for (int k = 0; k < kAhead; ++k) {
       x[k] = next[k];
       mass[k] = weighted ? next_mass[k] : 1;
     }
-    read(row + kAhead * step);
+    read(count - kAhead);
     PYKERNELS_UNROLL
     for (int k = 0; k < kAhead; ++k)
-      if (row + k * step < end) add_point<T, order>(x[k], mass[k], grid, sums);
+      if (k < count) add_point<T, order>(x[k], mass[k], grid, sums);
   }
 }
 
@@ -152,9 +154,12 @@ __global__ void __launch_bounds__(kMomentThreads) sum_moments(PYKERNELS_PARAMETE
       __syncthreads();
       if (active) {
         const uint32_t whole = first_element + static_cast<uint32_t>(element);
+        const Line<T> points = line_of<T>(inputs, sample, whole, first_dim + d);
         const Line<double> masses = masses_of(inputs, sample, whole);
-        add_points<T, order, weighted>(line_of<T>(inputs, sample, whole, first_dim + d), masses, row + group,
-                                       row + round < end ? row + round : end, groups,
+        const int64_t from = row + group, to = row + round < end ? row + round : end;
+        add_points<T, order, weighted>(points.data + from * points.stride, groups * points.stride,
+                                       masses.data + from * masses.stride, groups * masses.stride,
+                                       static_cast<int>((to - from + groups - 1) / groups),
                                        grid_of<T>(columns[d], plan.width), sums + thread * stride);
       }
       __syncthreads();
@@ -219,17 +224,25 @@ __global__ void __launch_bounds__(kThreads) slopes_at_points(PYKERNELS_PARAMETER
   const T* const series = out.series[sample] + (element * inputs.dims + d) * most_nodes;
   T* const slopes = out.slopes[sample] + whole * count * inputs.dims + d;
   const Grid<T> grid = grid_of<T>(column, width);
-  int64_t i = block * kSlopeRows * lanes.groups + group;
+  const int64_t first = block * kSlopeRows * lanes.groups + group;
+  if (first >= count) return;
+  const int64_t left = (count - first + lanes.groups - 1) / lanes.groups;
+  const int rows = left < kSlopeRows ? static_cast<int>(left) : kSlopeRows;
+  const T* from = points.data + first * points.stride;
+  const double* mass = masses.data + first * masses.stride;
+  T* to = slopes + first * inputs.dims;
   PYKERNELS_UNROLL_BY(4)
-  for (int k = 0; k < kSlopeRows; ++k, i += lanes.groups) {
-    if (i >= count) break;
+  for (int k = 0; k < rows; ++k) {
     T slope = static_cast<T>(NAN);
     if (column.panels != kUndefined) {
-      const Place<T> place = place_of(at(points, i), grid);
+      const Place<T> place = place_of(*from, grid);
       slope = value_of<T, order>(series + place.panel * order, place.xi);
-      if (weighted && masses.data) slope *= static_cast<T>(at(masses, i));
+      if (weighted && masses.data) slope *= static_cast<T>(*mass);
     }
-    slopes[i * inputs.dims] = slope;
+    *to = slope;
+    from += lanes.groups * points.stride;
+    to += lanes.groups * inputs.dims;
+    if (weighted) mass += lanes.groups * masses.stride;
   }
 }
 

@@ -18,18 +18,15 @@ struct Scales {
   int count;
 };
 
-// Kernels between nodes: entries[source in its panel][(panels apart, target in its panel)], target minus
-// source.
+constexpr int kMostNodes = 2048;  // of a column, at most
+
+// Kernels between nodes: entries[source in its panel][kTableWidth], the latter by panels apart and target in
+// its panel, target minus source.
 struct KernelTable {
   double *kappa, *derivative;
-  int most_panels;
 };
 
-template <int order> PYKERNELS_INLINE int table_width(int most_panels) {
-  return (2 * most_panels - 1) * order;
-}
-
-template <int order> PYKERNELS_INLINE int table_middle(int most_panels) { return (most_panels - 1) * order; }
+constexpr int kTableWidth = 2 * kMostNodes;
 
 struct NodePlan {
   int splits[2];
@@ -42,10 +39,8 @@ struct NodePlan {
 template <int order>
 PYKERNELS_DEVICE void fill_table(const Scales& scales, const ChebyshevRule& rule, double width,
                                  const KernelTable& table, int panels, int64_t entry) {
-  const int row_length = table_width<order>(table.most_panels);
-  if (entry >= static_cast<int64_t>(row_length) * order) return;
-  const int source = static_cast<int>(entry) / row_length, column = static_cast<int>(entry) % row_length;
-  const int apart = column / order - (table.most_panels - 1), target = column % order;
+  const int source = static_cast<int>(entry / kTableWidth), column = static_cast<int>(entry % kTableWidth);
+  const int apart = column / order - kMostNodes / order, target = column % order;
   if (apart >= panels || -apart >= panels) return;
   const double t = width * apart + width / 2 * (rule.root[target] - rule.root[source]);
   cauchy_kernel(t, scales.values, scales.count, table.kappa[entry], table.derivative[entry]);
@@ -129,19 +124,18 @@ __global__ void __launch_bounds__(kNodeThreads) sum_over_nodes(
   __syncthreads();
 
   const bool real = node < count;
-  const int row_length = table_width<order>(table.most_panels), own = real ? node : 0;
-  const int64_t middle = table_middle<order>(table.most_panels) + own;
-  const double *kappa = table.kappa + middle, *derivative = table.derivative + middle;
+  const int own = real ? node : 0;
+  const double *kappa = table.kappa + kMostNodes + own, *derivative = table.derivative + kMostNodes + own;
   double of_w = 0, of_u = 0, slope_w = 0, slope_u = 0;
   for (int panel = 0; panel < panels; ++panel) {
     const double* const sources = all + 2 * panel * order;
     PYKERNELS_UNROLL
     for (int b = 0; b < order; ++b) {
-      const double w = sources[2 * b], u = sources[2 * b + 1], k = kappa[b * row_length];
+      const double w = sources[2 * b], u = sources[2 * b + 1], k = kappa[b * kTableWidth];
       of_w = fma(k, w, of_w);
       of_u = fma(k, u, of_u);
       if (slopes) {
-        const double slope = derivative[b * row_length];
+        const double slope = derivative[b * kTableWidth];
         slope_w = fma(slope, w, slope_w);
         slope_u = fma(slope, u, slope_u);
       }

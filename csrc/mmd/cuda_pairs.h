@@ -9,6 +9,7 @@ namespace mmd {
 // A thread has some points of its own; the lanes of a warp share what they are paired with, and the warps of
 // a block, its ways, share the points and divide what these are paired with.
 constexpr int kWays = kThreads / 32;
+constexpr int kRun = 8;  // pairs of a point whose sum rounds
 template <class T> constexpr int kOwn = sizeof(T) == 4 ? 4 : 2;
 template <class T> constexpr int kPairTile = 32 * kOwn<T>;
 template <class T> constexpr size_t kPairBytes = 2 * kThreads * (kOwn<T> * sizeof(double) + sizeof(T));
@@ -64,17 +65,21 @@ PYKERNELS_DEVICE void add_pairs(const Fractions<T>& kernel, const Line<T>& point
     }
     __syncthreads();
     const int held = end - first < kThreads ? static_cast<int>(end - first) : kThreads;
-    T kappa[kOwn<T>] = {}, slope[kOwn<T>] = {};
-    for (int j = thread / 32; j < held; j += kWays) {
-      const T other = staged[j], mass = weighted ? staged_masses[j] : 1;
+    for (int j = thread / 32; j < held;) {
+      const int stop = j + kRun * kWays < held ? j + kRun * kWays : held;
+      T kappa[kOwn<T>] = {}, slope[kOwn<T>] = {};
+      PYKERNELS_UNROLL_BY(2)
+      for (; j < stop; j += kWays) {
+        const T other = staged[j], mass = weighted ? staged_masses[j] : 1;
+        PYKERNELS_UNROLL
+        for (int r = 0; r < kOwn<T>; ++r)
+          add_pair<count, slopes>(kernel, own[r] - other, mass, weighted, kappa[r], slope[r]);
+      }
       PYKERNELS_UNROLL
-      for (int r = 0; r < kOwn<T>; ++r)
-        add_pair<count, slopes>(kernel, own[r] - other, mass, weighted, kappa[r], slope[r]);
-    }
-    PYKERNELS_UNROLL
-    for (int r = 0; r < kOwn<T>; ++r) {
-      add(sums.kappa[r], kappa[r]);
-      if (slopes) add(sums.slope[r], slope[r]);
+      for (int r = 0; r < kOwn<T>; ++r) {
+        add(sums.kappa[r], kappa[r]);
+        if (slopes) add(sums.slope[r], slope[r]);
+      }
     }
     __syncthreads();
   }
@@ -110,11 +115,11 @@ PYKERNELS_DEVICE PointSums join_ways(const PairSums<T>& sums, double* totals, in
 // sees to the pair.
 template <class T, int count, bool slopes, bool weighted>
 __global__ void __launch_bounds__(kThreads, 2) sum_over_pairs(PYKERNELS_PARAMETER Inputs inputs,
-                                                           PYKERNELS_PARAMETER Fractions<T> kernel,
-                                                           PYKERNELS_PARAMETER PairPlan plan,
-                                                           PYKERNELS_PARAMETER Excess excess,
-                                                           PYKERNELS_PARAMETER PairOutput<T> out,
-                                                           uint32_t first_element) {
+                                                              PYKERNELS_PARAMETER Fractions<T> kernel,
+                                                              PYKERNELS_PARAMETER PairPlan plan,
+                                                              PYKERNELS_PARAMETER Excess excess,
+                                                              PYKERNELS_PARAMETER PairOutput<T> out,
+                                                              uint32_t first_element) {
   PYKERNELS_SHARED(double, totals);
   T* const staged = reinterpret_cast<T*>(totals + 2 * kOwn<T> * kThreads);
   const int thread = static_cast<int>(threadIdx.x);

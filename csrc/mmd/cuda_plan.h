@@ -9,7 +9,7 @@
 namespace pykernels {
 namespace mmd {
 
-constexpr int64_t kLeastNodes = 512, kMostNodes = 2048;  // room for those of a column
+constexpr int64_t kLeastNodes = 512;  // of a column, for which there is room
 constexpr int64_t kRangeParts = 64;
 constexpr int64_t kMostSplits = 64;
 constexpr int64_t kPairBlocks = 2112;       // two waves on the largest GPUs
@@ -121,8 +121,8 @@ template <class T> MmdMemory<T> take_memory(Arena& arena, const MmdArguments& ar
   memory.moments =
       take<double>(arena, columns * (moments.splits[0] + moments.splits[1]) * moments.most_nodes);
   memory.nodes = take<double>(arena, columns * 2 * moments.most_nodes);
-  const int64_t entries = static_cast<int64_t>(2 * plan.most_panels - 1) * p.order * p.order;
-  memory.table = {take<double>(arena, entries), take<double>(arena, entries), plan.most_panels};
+  const int64_t entries = static_cast<int64_t>(p.order) * kTableWidth;
+  memory.table = {take<double>(arena, entries), take<double>(arena, entries)};
   memory.node_sums.forms = take<double>(arena, columns * plan.nodes.tiles * kNodeForms);
   for (int s = 0; s < 2; ++s)
     memory.node_sums.series[s] = plan.slopes[s] ? take<T>(arena, columns * moments.most_nodes) : nullptr;

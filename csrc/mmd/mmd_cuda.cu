@@ -91,7 +91,7 @@ template <class T> struct Launcher {
     scales.count = p.num_scales;
     for (int l = 0; l < p.num_scales; ++l) scales.values[l] = p.scales[l];
     const ChebyshevRule rule = chebyshev_rule(order);
-    const int64_t table_blocks = divide_up(table_width<order>(plan.most_panels) * order, kNodeThreads);
+    const int64_t table_blocks = order * kTableWidth / kNodeThreads;
     PYKERNELS_LAUNCH(lay_out_nodes<order>, dim3(grid(plan.nodes.node_blocks + table_blocks), grid(elements)),
                      kNodeThreads, (order * order + 2 * kNodeThreads) * sizeof(double), stream, inputs,
                      plan.nodes, scales, rule, memory.columns, memory.moments, memory.nodes, memory.table);
