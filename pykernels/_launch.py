@@ -277,8 +277,6 @@ def _kernel_gives(x: Tensor, scales: Tensor, method: str, slopes_mask: list[bool
     """Whether a compiled kernel takes the problem, and whether the reference has to add slopes: those with respect to
     masses and scales, which are seldom asked for, and by panels as fast."""
     by_kernel = variant_for(x) in (_C.mmd_variants() if _C else ()) and len(scales) <= 32
-    if method == "direct" and variant_for(x) not in (CUDA, EMULATED):
-        by_kernel = False
     return by_kernel, by_kernel and any(slopes_mask[2:])
 
 
@@ -307,18 +305,28 @@ def cauchy_mmd_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs = x, y, x_masses, y_masses, scales
     options = unbiased, method, tolerance, output_mask
-    totals = tuple(torch.zeros_like(t) if asked else x.new_empty(0) for t, asked in zip(inputs, output_mask))
+    empty = x.new_empty(0)
+    if slopes:
+        given = iter(slopes)
+        parts = (_scaled(grad, next(given), t.shape) if asked else empty for t, asked in zip(inputs, output_mask))
+        return tuple(parts)
+    totals = tuple(torch.zeros_like(t) if asked else empty for t, asked in zip(inputs, output_mask))
     asked = [(total, tensor) for total, tensor, wanted in zip(totals, inputs, output_mask) if wanted]
     # One batch element after the other: the slopes of all would take the memory of the broadcast inputs.
-    for index in [()] if slopes else itertools.product(*map(range, grad.shape)):
-        elements = [t if t is None or not index else _element(t, index) for t in inputs[:4]]
-        of_element = slopes or cauchy_mmd(*elements, scales, *options)[1:]
+    for index in itertools.product(*map(range, grad.shape)):
+        elements = [None if t is None else _element(t, index) for t in inputs[:4]]
+        of_element = cauchy_mmd(*elements, scales, *options)[1:]
         for (total, tensor), slope in zip(asked, of_element):
-            upstream = grad[index].to(slope.dtype)
-            product = upstream[(...,) + (None,) * (slope.dim() - upstream.dim())] * slope
-            part = _element(total, index) if index and tensor is not scales else total
-            part += product.sum_to_size(part.shape)
+            part = total if tensor is scales else _element(total, index)
+            part += _scaled(grad[index], slope, part.shape)
     return totals
+
+
+def _scaled(grad: Tensor, slope: Tensor, shape: torch.Size) -> Tensor:
+    """The slopes of all batch elements times the gradient of each, summed to a shape; in no more memory than one
+    product, which at a million points is what time goes to."""
+    upstream = grad.to(slope.dtype)[(...,) + (None,) * (slope.dim() - grad.dim())]
+    return (upstream * slope).sum_to_size(shape)
 
 
 def _element(tensor: Tensor, index: tuple[int, ...]) -> Tensor:

@@ -129,6 +129,17 @@ PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) {
 
 #endif
 
+// 1 / x where both are positive and normal, to within two units in the last place.
+template <class V> PYKERNELS_INLINE V reciprocal(V x) { return 1 / x; }
+// The sum of the lanes, in double.
+PYKERNELS_INLINE double wide_sum(VectorD v) { return sum(v); }
+PYKERNELS_INLINE double wide_sum(VectorF v) {
+  typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
+  Half halves[2];
+  std::memcpy(halves, &v, sizeof v);
+  return sum(__builtin_convertvector(halves[0], VectorD) + __builtin_convertvector(halves[1], VectorD));
+}
+
 // The largest lane; no lane may be NaN.
 template <class T> PYKERNELS_INLINE T max_lane(Vector<T> v) {
   T best = v[0];

@@ -4,7 +4,8 @@
 // however far away they are.
 #pragma once
 
-#include "mmd/cpu_panels.h"
+#include "mmd/cpu_direct.h"
+#include "mmd/cpu_nodes.h"
 
 namespace pykernels {
 namespace {
@@ -27,7 +28,7 @@ static inline int64_t padded_nodes(int64_t points) {
   return ceil_div(points, kLanes<double>) * kLanes<double> + kMostOrder;
 }
 
-static inline OccupiedScratch take_occupied(Arena& arena, int64_t points) {
+static inline OccupiedScratch take_scratch(Arena& arena, int64_t points) {
   OccupiedScratch scratch{};
   scratch.capacity = 16;
   while (scratch.capacity < 2 * points) scratch.capacity *= 2;
@@ -39,6 +40,29 @@ static inline OccupiedScratch take_occupied(Arena& arena, int64_t points) {
                               &scratch.u,     &scratch.of_x,  &scratch.of_y};
   for (double** const array : by_node) *array = take<double>(arena, padded_nodes(points));
   return scratch;
+}
+
+template <class T> struct OccupiedMemory {
+  double* by_dim;
+  OccupiedScratch* scratch;  // [threads]
+  DirectMemory<T>* direct;   // [threads]: of one dimension each
+};
+
+template <class T>
+OccupiedMemory<T> take_occupied(Arena& arena, const MmdProblem& problem, const Element<T>& element,
+                                int threads) {
+  OccupiedMemory<T> memory{};
+  memory.by_dim = take<double>(arena, problem.dims);
+  memory.scratch = take<OccupiedScratch>(arena, threads);
+  memory.direct = take<DirectMemory<T>>(arena, threads);
+  for (int thread = 0; thread < threads; ++thread) {
+    const OccupiedScratch scratch = take_scratch(arena, problem.n + problem.m);
+    const DirectMemory<T> direct = take_direct(arena, problem, element, 1, 1);
+    if (!arena.base) continue;
+    memory.scratch[thread] = scratch;
+    memory.direct[thread] = direct;
+  }
+  return memory;
 }
 
 static inline uint64_t hash_of(double key) {
@@ -218,32 +242,33 @@ template <class T> void undefined_slopes(const Element<T>& element, int64_t d) {
       element.slopes[s][i * element.samples[s].dims + d] = static_cast<T>(__builtin_nan(""));
 }
 
-// The nodes of every dimension that is defined, so that the cost is known: sum of their squares.
+// A dimension by whichever is faster, if that is open: by the nodes or by all pairs.
 template <class T>
-double occupied_pairs(const MmdProblem& problem, const Element<T>& element, OccupiedScratch* scratch,
-                      double* by_dim, int threads, Interrupt& interrupt) {
-  parallel_tasks(problem.dims, threads, interrupt, [&](int64_t d, int thread) {
-    const bool defined = element.samples[0].defined(d);
-    const double nodes =
-        defined ? static_cast<double>(find_panels(problem, element, d, scratch[thread]).nodes) : 0;
-    by_dim[d] = nodes * nodes;
-  });
-  double total = 0;
-  for (int64_t d = 0; d < problem.dims; ++d) total += by_dim[d];
-  return total;
+bool faster_directly(const MmdProblem& problem, const Element<T>& element, Occupied found) {
+  if (problem.method != MmdMethod::automatic) return false;
+  const double nodes = static_cast<double>(found.nodes);
+  return direct_cost<T>(problem, element.any_slopes()) / static_cast<double>(problem.dims) <
+         nodes * nodes * Costs<T>::node_pair;
 }
 
 template <class T>
-double run_occupied(const MmdProblem& problem, const Element<T>& element, OccupiedScratch* scratch,
-                    double* by_dim, int threads, Interrupt& interrupt) {
+double run_occupied(const MmdProblem& problem, const Element<T>& element, OccupiedMemory<T>& memory,
+                    int threads, Interrupt& interrupt) {
   const ChebyshevRule rule = chebyshev_rule(problem.order);
+  double* const by_dim = memory.by_dim;
+  for (int thread = 0; thread < threads; ++thread) prepare_direct(problem, element, memory.direct[thread]);
   parallel_tasks(problem.dims, threads, interrupt, [&](int64_t d, int thread) {
     by_dim[d] = 0;
     if (!element.samples[0].defined(d)) return undefined_slopes(element, d);
-    const Occupied found = find_panels(problem, element, d, scratch[thread]);
-    place_nodes(problem, rule, element, d, found, scratch[thread]);
-    by_dim[d] = node_pairs(problem, element.excess, found.nodes, scratch[thread]);
-    if (element.any_slopes()) slopes_of_dimension(problem, rule, element, d, found, scratch[thread]);
+    OccupiedScratch& scratch = memory.scratch[thread];
+    const Occupied found = find_panels(problem, element, d, scratch);
+    if (faster_directly(problem, element, found)) {
+      by_dim[d] = direct_dimension(element, memory.direct[thread], d, interrupt, thread);
+      return;
+    }
+    place_nodes(problem, rule, element, d, found, scratch);
+    by_dim[d] = node_pairs(problem, element.excess, found.nodes, scratch);
+    if (element.any_slopes()) slopes_of_dimension(problem, rule, element, d, found, scratch);
   });
   double value = 0;
   for (int64_t d = 0; d < problem.dims; ++d) value += by_dim[d];

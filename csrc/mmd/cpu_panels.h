@@ -12,14 +12,6 @@ namespace {
 constexpr int64_t kPanelRows = 512;  // whose moments are summed in T before they go on in double
 constexpr int64_t kBlockDims = 64;
 
-// One batch element, and where its results go.
-template <class T> struct Element {
-  Points<T> samples[2];
-  double excess[2];  // c_u and c_v; 0 for the biased estimate
-  T* slopes[2];      // null: not asked for
-  bool any_slopes() const { return slopes[0] || slopes[1]; }
-};
-
 template <class T> struct PanelScratch {
   T* rows;    // [kPanelRows][dims], in each of these
   T* masses;  // null: equal ones
@@ -39,7 +31,7 @@ template <class T> struct PanelMemory {
 static inline int64_t block_dims(int64_t dims) { return ceil_div(dims, ceil_div(dims, kBlockDims)); }
 
 template <class T>
-PanelMemory<T> take_panels(Arena& arena, const MmdProblem& problem, const PanelPlan& plan,
+PanelMemory<T> take_panels(Arena& arena, const MmdProblem& problem, const Plan& plan,
                            const Element<T>& element, int threads) {
   const int64_t dims = problem.dims, size = dims * plan.nodes;
   const int64_t columns = padded_columns(2 * block_dims(dims));
@@ -109,7 +101,7 @@ template <class T> int64_t first_row(int64_t count, int64_t task, int64_t tasks)
 }
 
 template <class T, int kOrder>
-void sum_moments(const Element<T>& element, const PanelPlan& plan, const PanelMemory<T>& memory, int threads,
+void sum_moments(const Element<T>& element, const Plan& plan, const PanelMemory<T>& memory, int threads,
                  Interrupt& interrupt) {
   const int64_t size = element.samples[0].dims * plan.nodes;
   parallel_tasks(plan.tasks[0] + plan.tasks[1], threads, interrupt, [&](int64_t index, int thread) {
@@ -170,7 +162,7 @@ static inline void multiply_all(const KernelTable& table, const double* entries,
 // Sums over the nodes of dimensions [first, first + dims): adds their values, and leaves the series of their
 // slopes.
 template <class T>
-double node_block(const MmdProblem& problem, const ChebyshevRule& rule, const PanelPlan& plan,
+double node_block(const MmdProblem& problem, const ChebyshevRule& rule, const Plan& plan,
                   const Element<T>& element, const PanelMemory<T>& memory, int64_t first, int64_t dims,
                   int threads, Interrupt& interrupt) {
   const int64_t size = problem.dims * plan.nodes;
@@ -250,7 +242,7 @@ void slopes_at_points(const Element<T>& element, int s, const PanelMemory<T>& me
 }
 
 template <class T, int kOrder>
-double panels_of_order(const MmdProblem& problem, const PanelPlan& plan, const Element<T>& element,
+double panels_of_order(const MmdProblem& problem, const Plan& plan, const Element<T>& element,
                        PanelMemory<T>& memory, int threads, Interrupt& interrupt) {
   const ChebyshevRule rule = chebyshev_rule(kOrder);
   fill_places(problem, element.samples[0].ranges, plan.panels, memory.places);
@@ -267,7 +259,7 @@ double panels_of_order(const MmdProblem& problem, const PanelPlan& plan, const E
 }
 
 template <class T>
-double run_panels(const MmdProblem& problem, const PanelPlan& plan, const Element<T>& element,
+double run_panels(const MmdProblem& problem, const Plan& plan, const Element<T>& element,
                   PanelMemory<T>& memory, int threads, Interrupt& interrupt) {
   return problem.order == 8 ? panels_of_order<T, 8>(problem, plan, element, memory, threads, interrupt)
                             : panels_of_order<T, 16>(problem, plan, element, memory, threads, interrupt);

@@ -10,9 +10,12 @@ namespace {
 enum class Way { direct, shared, occupied };
 
 constexpr int64_t kMostSharedNodes = 2048;
+constexpr int64_t kStripRows = 64;  // rows of pairs at a time: a multiple of every number of lanes
 
-struct PanelPlan {
+struct Plan {
   Way way;
+  double cost;            // what it may take, in nanoseconds
+  int64_t parts;          // of each dimension's pairs
   int64_t panels, nodes;  // of each dimension, if they share panels
   int64_t tasks[2];       // of x and of y
 };
@@ -54,6 +57,11 @@ template <class T> double direct_cost(const MmdProblem& problem, bool slopes) {
   return pairs_of(problem) * (slopes ? Costs<T>::pair_with_slopes : Costs<T>::pair);
 }
 
+// Of finding out which panels are occupied, at least.
+static inline double counting_cost(const MmdProblem& problem) {
+  return static_cast<double>(problem.n + problem.m) * static_cast<double>(problem.dims) * 20;
+}
+
 template <class T> double shared_cost(const MmdProblem& problem, int64_t nodes, bool slopes) {
   const double points = static_cast<double>(problem.n + problem.m) * static_cast<double>(problem.dims);
   const double squared = static_cast<double>(nodes) * static_cast<double>(nodes);
@@ -62,20 +70,32 @@ template <class T> double shared_cost(const MmdProblem& problem, int64_t nodes, 
          squared / 2 * columns * Costs<T>::multiplication * (slopes ? 2 : 1) + 4e4;
 }
 
-template <class T> PanelPlan plan_panels(const MmdProblem& problem, const double* ranges, bool slopes) {
-  PanelPlan plan{Way::direct, 0, 0, {}};
-  if (problem.method == MmdMethod::direct || problem.order == 0) return plan;
-  plan.panels = shared_panels<T>(problem, ranges);
-  plan.nodes = plan.panels * problem.order;
+// Enough tasks for many threads; each has fields of its own, which must stay small beside the pairs.
+static inline int64_t direct_parts(const MmdProblem& problem, int64_t strips) {
+  const int64_t wanted = ceil_div(64, problem.dims);
+  return at_least(1, at_most(at_most(wanted, strips),
+                             static_cast<int64_t>(pairs_of(problem) / static_cast<double>(problem.dims)) >> 16));
+}
+
+template <class T> Plan plan_of(const MmdProblem& problem, const double* ranges, bool slopes) {
+  const double direct = direct_cost<T>(problem, slopes);
+  Plan plan{Way::direct, direct, 1, 0, 0, {}};
   const bool automatic = problem.method == MmdMethod::automatic;
-  if (plan.panels == 0) {
+  if (problem.method != MmdMethod::direct && problem.order != 0) {
+    plan.panels = shared_panels<T>(problem, ranges);
+    plan.nodes = plan.panels * problem.order;
+    const double shared = shared_cost<T>(problem, plan.nodes, slopes);
     // How many panels are occupied is known only once they are counted: see cpu_occupied.h.
-    if (!automatic || problem.n + problem.m > 128) plan.way = Way::occupied;
-    return plan;
+    if (plan.panels == 0 && !(automatic && direct < counting_cost(problem))) {
+      plan.way = Way::occupied;
+    } else if (plan.panels != 0 && !(automatic && direct < shared)) {
+      plan.way = Way::shared;
+      plan.cost = shared;
+    }
   }
-  if (!automatic || shared_cost<T>(problem, plan.nodes, slopes) < direct_cost<T>(problem, slopes))
-    plan.way = Way::shared;
-  for (int s = 0; s < 2; ++s) {
+  if (plan.way == Way::direct)
+    plan.parts = direct_parts(problem, ceil_div(problem.n, kStripRows) + ceil_div(problem.m, kStripRows));
+  for (int s = 0; s < 2 && plan.way == Way::shared; ++s) {
     const int64_t count = s == 0 ? problem.n : problem.m;
     const int64_t wanted = at_most(32, count * problem.dims >> 18);
     // Each task has sums of its own, which must stay small beside the points.
@@ -85,9 +105,7 @@ template <class T> PanelPlan plan_panels(const MmdProblem& problem, const double
 }
 
 // One thread for what takes less than it costs to wake others.
-static inline int threads_for(const MmdProblem& problem, int threads) {
-  return (problem.n + problem.m) * problem.dims < (1 << 20) ? 1 : threads;
-}
+static inline int threads_for(double cost, int threads) { return cost < 1e5 ? 1 : threads; }
 
 }  // namespace
 }  // namespace pykernels

@@ -104,6 +104,14 @@ Points<T> points_of(const MmdProblem& problem, bool of_x, int64_t index, const d
       ranges ? ranges + index * problem.dims * 2 : nullptr};
 }
 
+// One batch element, and where its results go.
+template <class T> struct Element {
+  Points<T> samples[2];
+  double excess[2];  // c_u and c_v; 0 for the biased estimate
+  T* slopes[2];      // null: not asked for
+  bool any_slopes() const { return slopes[0] || slopes[1]; }
+};
+
 // Rows [first, first + count) without gaps: as they are, or copied to scratch, undefined dimensions as 0.
 template <class T>
 const T* rows_of(const Points<T>& points, bool in_place, int64_t first, int64_t count, T* scratch) {

@@ -34,30 +34,35 @@ template <class T> Element<T> element_of(const MmdArguments& args, int64_t index
 // Memory of one batch element, whichever way it is taken.
 template <class T> struct Memory {
   PanelMemory<T> panels;
-  OccupiedScratch* occupied;  // [threads]
-  double* by_dim;
+  OccupiedMemory<T> occupied;
+  DirectMemory<T> direct;
 };
 
 template <class T>
-Memory<T> take_memory(Arena& arena, const MmdProblem& problem, const PanelPlan& plan,
-                      const Element<T>& element, int threads) {
+Memory<T> take_memory(Arena& arena, const MmdProblem& problem, const Plan& plan, const Element<T>& element,
+                      int threads) {
   Memory<T> memory{};
-  if (plan.way == Way::shared) {
-    memory.panels = take_panels<T>(arena, problem, plan, element, threads);
-  } else {
-    memory.by_dim = take<double>(arena, problem.dims);
-    memory.occupied = take<OccupiedScratch>(arena, threads);
-    for (int thread = 0; thread < threads; ++thread) {
-      const OccupiedScratch scratch = take_occupied(arena, problem.n + problem.m);
-      if (arena.base) memory.occupied[thread] = scratch;
-    }
+  switch (plan.way) {
+    case Way::shared: memory.panels = take_panels<T>(arena, problem, plan, element, threads); break;
+    case Way::occupied: memory.occupied = take_occupied(arena, problem, element, threads); break;
+    case Way::direct: memory.direct = take_direct(arena, problem, element, problem.dims, plan.parts); break;
   }
   return memory;
 }
 
-template <class T> PanelPlan plan_of(const MmdArguments& args, int64_t index) {
-  return plan_panels<T>(args.problem, args.ranges + index * args.problem.dims * 2,
-                        args.slope_x || args.slope_y);
+template <class T>
+double run_plan(const MmdProblem& problem, const Plan& plan, const Element<T>& element, Memory<T>& memory,
+                int threads, Interrupt& interrupt) {
+  switch (plan.way) {
+    case Way::shared: return run_panels(problem, plan, element, memory.panels, threads, interrupt);
+    case Way::occupied: return run_occupied(problem, element, memory.occupied, threads, interrupt);
+    case Way::direct: return run_direct(problem, element, memory.direct, threads, interrupt);
+  }
+  return 0;
+}
+
+template <class T> Plan plan_element(const MmdArguments& args, int64_t index) {
+  return plan_of<T>(args.problem, args.ranges + index * args.problem.dims * 2, args.slope_x || args.slope_y);
 }
 
 template <class T> int64_t measure_workspace(const MmdArguments& args) {
@@ -68,8 +73,8 @@ template <class T> int64_t measure_workspace(const MmdArguments& args) {
 
 template <class T> Status measure(const MmdArguments& args, MmdExecution execution) {
   const MmdProblem& problem = args.problem;
-  const int threads = threads_for(problem, execution.threads);
   const int64_t count = range_tasks(problem);
+  const int threads = count > 1 ? execution.threads : 1;
   Arena arena = arena_over(args.workspace);
   RangeTask<T>* const tasks = take_range_tasks<T>(arena, problem.dims, count);
   if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
@@ -84,11 +89,11 @@ template <class T> Status measure(const MmdArguments& args, MmdExecution executi
 
 template <class T> int64_t workspace(const MmdArguments& args, int threads) {
   const MmdProblem& problem = args.problem;
-  threads = threads_for(problem, threads);
   int64_t most = 0;
   for (int64_t index = 0; index < batch_count(problem.batch); ++index) {
     Arena arena{nullptr, kAlignment};
-    take_memory(arena, problem, plan_of<T>(args, index), element_of<T>(args, index), threads);
+    const Plan plan = plan_element<T>(args, index);
+    take_memory(arena, problem, plan, element_of<T>(args, index), threads_for(plan.cost, threads));
     most = at_least(most, arena.used);
   }
   return most;
@@ -96,21 +101,16 @@ template <class T> int64_t workspace(const MmdArguments& args, int threads) {
 
 template <class T> Status run(const MmdArguments& args, MmdExecution execution) {
   const MmdProblem& problem = args.problem;
-  const int threads = threads_for(problem, execution.threads);
   Interrupt& interrupt = *execution.interrupt;
   for (int64_t index = 0; index < batch_count(problem.batch); ++index) {
     if (interrupted(interrupt, 0)) return Status::interrupted;
-    const PanelPlan plan = plan_of<T>(args, index);
+    const Plan plan = plan_element<T>(args, index);
+    const int threads = threads_for(plan.cost, execution.threads);
     const Element<T> element = element_of<T>(args, index);
     Arena arena = arena_over(args.workspace);
     Memory<T> memory = take_memory(arena, problem, plan, element, threads);
     if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
-    double value;
-    if (plan.way == Way::shared) {
-      value = run_panels(problem, plan, element, memory.panels, threads, interrupt);
-    } else {
-      value = run_occupied(problem, element, memory.occupied, memory.by_dim, threads, interrupt);
-    }
+    double value = run_plan(problem, plan, element, memory, threads, interrupt);
     if (!problem.unbiased && value < 0) value = 0;
     if (!element.samples[0].all_defined()) value = __builtin_nan("");
     static_cast<T*>(args.value)[index] = static_cast<T>(value);

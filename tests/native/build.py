@@ -1,4 +1,4 @@
-"""Compiles mixture_check, the torch-free program that runs the kernels on many problems, with plain g++."""
+"""Compiles the torch-free programs that run the kernels of a room on many problems, with plain g++."""
 
 import os
 import platform
@@ -62,12 +62,13 @@ def copy_sources(folder: Path, csrc: Path) -> None:
 
 
 class Build:
-    """One copy of the sources, compiled in any mode; what modes have in common is compiled once."""
+    """One copy of the sources, compiled in any mode; what modes have in common is compiled once. The room is a
+    folder of csrc, and names the program."""
 
-    def __init__(self, folder: Path, csrc: Path = CSRC):
-        self.folder = folder
+    def __init__(self, folder: Path, csrc: Path = CSRC, room: str = "mixture"):
+        self.folder, self.room = folder, room
         copy_sources(folder, csrc)
-        self.cuda_sources = sorted((folder / "csrc" / "mixture").glob("*.cu"))
+        self.cuda_sources = sorted((folder / "csrc" / room).glob("*.cu"))
         self.isas = list(ISA_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ["baseline"]
 
     def link(self, programs: dict[str, list[str]]) -> None:
@@ -105,15 +106,15 @@ class Build:
             table.append("-DPYKERNELS_X86")
         for isa in ["baseline", *(isa for isa in self.isas[1:] if "avx2" in variants)]:
             flags = [*ISA_ALWAYS, *ISA_FLAGS[isa], f"-DPYKERNELS_ISA={isa}", *self._openmp(mode)]
-            source = csrc / "mixture" / "mixture_cpu.cpp"
+            source = csrc / self.room / f"{self.room}_cpu.cpp"
             yield self.folder / f"{mode}_{isa}.o", source, [*self._compile(mode), *flags]
         yield (
             self.folder / f"{mode}_table.o",
-            csrc / "mixture" / "mixture.cpp",
+            csrc / self.room / f"{self.room}.cpp",
             [*self._compile(mode), *table],
         )
         # The program itself, and its comparison with the formulas, are not what the sanitizers are for.
-        yield self.folder / "check.o", HERE / "mixture_check.cpp", self._compile("plain")
+        yield self.folder / "check.o", HERE / f"{self.room}_check.cpp", self._compile("plain")
         yield self.folder / "features.o", csrc / "core" / "cpu_features.cpp", self._compile("plain")
 
     def _compile(self, mode: str) -> list[str]:

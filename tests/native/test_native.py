@@ -17,6 +17,21 @@ ISAS = tuple(build.ISA_FLAGS) if platform.machine() in ("x86_64", "AMD64") else 
 CANNOT_RUN = 3
 
 
+def links(folder, mode: str) -> bool:
+    """Whether this compiler has the mode."""
+    command = [
+        build.compiler(),
+        *build.MODES[mode],
+        "-x",
+        "c++",
+        "-",
+        "-o",
+        str(folder / f"empty_{mode}"),
+    ]
+    done = subprocess.run(command, check=False, input=b"int main() {}", capture_output=True)
+    return done.returncode == 0
+
+
 class _Programs:
     """The program in each mode that this compiler has, all built at once."""
 
@@ -24,7 +39,7 @@ class _Programs:
         if build.compiler() is None:
             pytest.skip("these tests compile the kernels: they need g++")
         variants = {"plain": ["emulated"], "address": ["emulated", *ISAS], "thread": ["emulated"]}
-        self._modes = {mode: names for mode, names in variants.items() if self._links(folder, mode)}
+        self._modes = {mode: names for mode, names in variants.items() if links(folder, mode)}
         self._build = build.Build(folder / "build")
         self._build.link(self._modes)
 
@@ -39,20 +54,6 @@ class _Programs:
         assert status == 0, written
         assert re.fullmatch(r"digest \w+, worst error \S+ of what rounding explains\n", written), written
         return written
-
-    @staticmethod
-    def _links(folder, mode: str) -> bool:
-        command = [
-            build.compiler(),
-            *build.MODES[mode],
-            "-x",
-            "c++",
-            "-",
-            "-o",
-            str(folder / f"empty_{mode}"),
-        ]
-        done = subprocess.run(command, check=False, input=b"int main() {}", capture_output=True)
-        return done.returncode == 0
 
 
 @pytest.fixture(scope="session")

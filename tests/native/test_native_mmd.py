@@ -1,0 +1,49 @@
+"""The kernels of the MMD on many problems without Python around them, under the compiler's sanitizers."""
+
+import re
+
+import pytest
+
+from tests.native import build
+from tests.native.test_native import CANNOT_RUN, ISAS, links
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory):
+    """Runs the program of a mode: it must find nothing."""
+    if build.compiler() is None:
+        pytest.skip("these tests compile the kernels: they need g++")
+    folder = tmp_path_factory.mktemp("native_mmd")
+    modes = {mode: list(ISAS) for mode in ("address", "thread") if links(folder, mode)}
+    built = build.Build(folder / "build", room="mmd")
+    built.link(modes)
+
+    def call(mode: str, isa: str, *arguments: int | str) -> None:
+        if mode not in modes:
+            pytest.skip(f"this g++ cannot link with {' '.join(build.MODES[mode])}")
+        status, written = build.check(built.program(mode), isa, *map(str, arguments))
+        if status == CANNOT_RUN:
+            pytest.skip(f"this CPU cannot run the {isa} kernels")
+        assert status == 0, written
+        assert re.fullmatch(r"worst error \S+ of what is allowed\n", written), written
+
+    return call
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_all_pairs_in_long_double(run, isa):
+    run("address", isa, "check", 0, 45, 1)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_interrupted_calls(run, isa):
+    run("address", isa, "interrupts", 0, 12, 1)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_calls_at_once(run, isa):
+    run("address", isa, "threads", 0, 12, 1)
+
+
+def test_calls_at_once_have_no_races(run):
+    run("thread", ISAS[-1], "threads", 0, 12, 1)
