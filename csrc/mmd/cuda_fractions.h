@@ -30,11 +30,11 @@ template <class T> struct PairLimits;
 template <> struct PairLimits<float> {
   static constexpr double kFarthest = 0x1p14;      // M, of degree 8 in t, is below 2^116
   static constexpr double kLeastShared = 0x1p-24;  // M at 0 is above 2^-122
-  static constexpr double kLeast = 0x1p-100, kMostUnit = 0x1p60;
+  static constexpr double kLeast = 0x1p-100, kLeastUnit = 0x1p-60;
 };
 template <> struct PairLimits<double> {
   static constexpr double kFarthest = 0x1p100, kLeastShared = 0x1p-180;
-  static constexpr double kLeast = 0x1p-900, kMostUnit = 0x1p500;
+  static constexpr double kLeast = 0x1p-900, kLeastUnit = 0x1p-500;
 };
 
 template <class T> Fraction<T> fraction_of(const double* scales, int count) {
@@ -74,14 +74,11 @@ template <class T> Fractions<T> fractions_of(const MmdProblem& problem) {
     for (; at > 0 && scales[at - 1] < problem.scales[l]; --at) scales[at] = scales[at - 1];
     scales[at] = problem.scales[l];
   }
+  // Large scales are made about 1. Small ones stay as they are, lest far points become infinite.
   int exponent;
   ::frexp(scales[0], &exponent);
-  double unit = ::ldexp(1.0, -(exponent / 2));
-  unit = unit > Limits::kMostUnit       ? Limits::kMostUnit
-         : unit < 1 / Limits::kMostUnit ? 1 / Limits::kMostUnit
-                                        : unit;
-  // Scales near 1 stay as they are: then so do the points.
-  if (scales[0] <= 16 && scales[0] >= 1.0 / 16) unit = 1;
+  const double wanted = ::ldexp(1.0, -(exponent / 2));
+  const double unit = scales[0] <= 16 ? 1 : wanted < Limits::kLeastUnit ? Limits::kLeastUnit : wanted;
   for (int l = 0; l < total; ++l) {
     scales[l] *= unit * unit;
     if (scales[l] < Limits::kLeast) scales[l] = Limits::kLeast;

@@ -52,10 +52,10 @@ template <class T> struct alignas(16) Pack {
   T values[kCount];
 };
 
+constexpr int64_t kMomentRows = 512;  // whose moments a thread sums in T before they go on in double
 constexpr int kMomentThreads = 128;
 constexpr int kMomentDims = 8;          // of a block, so that it reads whole sectors of memory
 constexpr int kMomentBytes = 48 << 10;  // of shared memory
-constexpr int kMomentRows = 512;        // whose moments a thread sums in T before they go on in double
 
 struct MomentPlan {
   int64_t rows[2];  // of a split
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kMomentThreads) sum_moments(PYKERNELS_PARAMETE
   const int owners = room < kMomentThreads ? room : kMomentThreads;
   const int together = dims < owners ? dims : owners, groups = owners / together;
   const int group = thread / together;
-  const int64_t round = static_cast<int64_t>(groups) * kMomentRows;
+  const int64_t round = groups * kMomentRows;
   for (int first = 0; first < dims; first += together) {
     const int d = first + thread % together;
     const bool active = group < groups && d < dims && columns[d < dims ? d : 0].panels > 0;

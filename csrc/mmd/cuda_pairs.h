@@ -43,12 +43,6 @@ template <class T> struct PairSums {
   LongSum<T> kappa[kOwn<T>], slope[kOwn<T>];
 };
 
-// In units of the kernel. Only of points beyond 2^67 can it be that they do not stay apart.
-template <class T> PYKERNELS_DEVICE T scaled(T x, T unit) {
-  constexpr T kMost = sizeof(T) == 4 ? static_cast<T>(0x1p126) : static_cast<T>(0x1p1000);
-  return fmax(-kMost, fmin(kMost, x * unit));
-}
-
 // Pairs of a thread's own points with [begin, end) of a line.
 template <class T, int count, bool slopes, bool weighted>
 PYKERNELS_DEVICE void add_pairs(const Fractions<T>& kernel, const Line<T>& points, const Line<double>& masses,
@@ -60,7 +54,7 @@ PYKERNELS_DEVICE void add_pairs(const Fractions<T>& kernel, const Line<T>& point
     if (i < end) {
       const T x = at(points, i);
       defined += x - x;  // 0, or NaN
-      staged[thread] = scaled(x, kernel.unit);
+      staged[thread] = x * kernel.unit;
       if (weighted) staged_masses[thread] = masses.data ? static_cast<T>(at(masses, i)) : 1;
     }
     __syncthreads();
@@ -138,7 +132,7 @@ __global__ void __launch_bounds__(kThreads, 2) sum_over_pairs(PYKERNELS_PARAMETE
     PYKERNELS_UNROLL
     for (int r = 0; r < kOwn<T>; ++r) {
       const int64_t i = begin + 32 * r + thread % 32;
-      own[r] = i < end ? scaled(at(line, i), kernel.unit) : 0;
+      own[r] = i < end ? at(line, i) * kernel.unit : 0;
     }
 
     PointSums within{0, 0}, across{0, 0};

@@ -9,9 +9,10 @@
 namespace pykernels {
 namespace mmd {
 
-constexpr int64_t kLeastNodes = 512;  // of a column, for which there is room
-constexpr int64_t kRangeParts = 64;
-constexpr int64_t kMostSplits = 64;
+constexpr int64_t kLeastNodes = 512;        // of a column, for which there is room
+constexpr int64_t kPointsPerNode = 2;       // above that
+constexpr int64_t kRangeParts = 64;         // at most
+constexpr int64_t kMostSplits = 64;         // of a sample's points
 constexpr int64_t kPairBlocks = 2112;       // two waves on the largest GPUs
 constexpr int64_t kListedBlocks = 1056;     // of launches that seldom find anything to do
 constexpr int64_t kMostMemory = 256 << 20;  // for batch elements that could as well follow one another
@@ -69,7 +70,8 @@ template <class T> MmdPlan plan_of(const MmdArguments& args) {
 
   plan.range_parts = at_most(kRangeParts, divide_up(p.n + p.m, 16 * plan.lanes.groups));
   // No column has use for more nodes than points; and all nodes together take no more memory than the points.
-  const int64_t nodes = at_most(kMostNodes, at_least(kLeastNodes, (p.n + p.m) / 2 / p.order * p.order));
+  const int64_t nodes =
+      at_most(kMostNodes, at_least(kLeastNodes, (p.n + p.m) / kPointsPerNode / p.order * p.order));
   plan.most_panels = static_cast<int>(nodes / p.order);
   MomentPlan& moments = plan.moments;
   moments.most_nodes = plan.most_panels * p.order;

@@ -3,158 +3,27 @@
 //
 //   mmd_check VARIANT MODE FIRST END SEED
 //
-// Modes: `check` makes each call twice, `threads` from several threads at once, `interrupts` tells calls to end.
-// Prints a line for each problem that fails, then the largest error; exits with 1 if one failed.
-#include <mmd/mmd.h>
-#include <algorithm>
-#include <cmath>
+// Modes: `check` makes each call twice, `once` only once, `threads` from several threads at once, `interrupts` tells
+// calls to end. Prints a line for each problem that fails, then a digest of the bits of all results, and the largest
+// error; exits with 1 if one failed.
 #include <cstdio>
-#include <limits>
-#include <string>
 #include <thread>
 
+#include "launches.h"
+#include "mmd_problems.h"
 #include "workspace.h"
+
+namespace pykernels {
+namespace mmd {
+// Constants of the CUDA variant's plan, but not in the copy that build.py compiles.
+int64_t kMostMemory, kRangeParts, kLeastNodes, kPointsPerNode, kMomentRows, kPairBlocks, kListedBlocks;
+}  // namespace mmd
+}  // namespace pykernels
 
 namespace check {
 namespace {
 
 using namespace pykernels;
-
-enum class Kind { normal, offset, lattice, equal, clusters, tails, huge, tiny, outlier, undefined };
-constexpr int kKinds = 10;
-constexpr const char* kKindNames[] = {"normal", "offset", "lattice", "equal",   "clusters",
-                                      "tails",  "huge",   "tiny",    "outlier", "undefined"};
-constexpr const char* kMethodNames[] = {"automatic", "direct", "panels"};
-
-template <class T> struct Problem {
-  Kind kind;
-  int64_t n, m, dims, elements = 1;
-  std::vector<int64_t> batch;
-  std::vector<double> scales;
-  bool unbiased, slopes[2];
-  Tensor<T> x, y;
-  Tensor<double> x_masses, y_masses;
-};
-
-template <class T> T point_of(Random& random, Kind kind) {
-  constexpr int kExponent = std::numeric_limits<T>::max_exponent;
-  const double z = random.normal();
-  switch (kind) {
-    case Kind::offset: return static_cast<T>(z + 1e4);
-    case Kind::lattice: return static_cast<T>(std::round(z));
-    case Kind::equal: return static_cast<T>(1.1);
-    case Kind::clusters: return static_cast<T>(z + (random.one_in(2) ? 1e5 : -1e5));
-    case Kind::tails: return static_cast<T>(z / std::max(1e-12, std::fabs(random.normal())));
-    case Kind::huge: return static_cast<T>(z < 0 ? -1 : 1) * std::ldexp(T(1), kExponent - 1 - static_cast<int>(random.below(40)));
-    case Kind::tiny: return std::ldexp(static_cast<T>(z), -kExponent);
-    default: return static_cast<T>(z);
-  }
-}
-
-inline Shape shape_of(Random& random, const std::vector<int64_t>& batch, std::vector<int64_t> own) {
-  Shape shape{batch, {}};
-  shape.sizes.insert(shape.sizes.end(), own.begin(), own.end());
-  for (size_t dim = 0; dim < shape.sizes.size(); ++dim)
-    shape.shared.push_back(dim < batch.size() && random.one_in(3));
-  return shape;
-}
-
-template <class T>
-Tensor<T> points_of(Random& random, Kind kind, const std::vector<int64_t>& batch, int64_t count, int64_t dims) {
-  Tensor<T> tensor = new_tensor<T>(random, shape_of(random, batch, {count, dims}));
-  for (int64_t i = 0; i < tensor.count(); ++i) tensor.memory[tensor.place(i)] = point_of<T>(random, kind);
-  return tensor;
-}
-
-inline Tensor<double> masses_of(Random& random, const std::vector<int64_t>& batch, int64_t count) {
-  Tensor<double> tensor = new_tensor<double>(random, shape_of(random, batch, {count}));
-  for (int64_t element = 0; element < tensor.count() / count; ++element) {
-    double total = 0;
-    std::vector<double> masses(static_cast<size_t>(count));
-    for (double& mass : masses) total += mass = random.one_in(8) ? 0 : random.uniform();
-    for (int64_t i = 0; i < count; ++i)
-      tensor.memory[tensor.place(element * count + i)] =
-          total > 0 ? masses[static_cast<size_t>(i)] / total : 1 / static_cast<double>(count);
-  }
-  return tensor;
-}
-
-template <class T> Problem<T> problem_of(uint64_t number, uint64_t seed) {
-  Random random(seed * 1000003 + number);
-  Problem<T> p{};
-  p.kind = static_cast<Kind>(number % kKinds);
-  const bool large = number % 37 == 5;  // several tasks, for several threads
-  p.dims = large ? 6 : 1 + random.below(random.one_in(4) ? 40 : 4);
-  const auto size = [&] { return large ? 300 + random.below(300) : 2 + random.below(random.one_in(3) ? 160 : 40); };
-  p.n = size();
-  p.m = size();
-  p.batch = random.one_in(3) && !large ? std::vector<int64_t>{2, 1 + random.below(2)} : std::vector<int64_t>{};
-  for (const int64_t dim : p.batch) p.elements *= dim;
-  p.scales = {0.2, 0.4, 1, 2, 4, 10};
-  if (random.one_in(2)) {
-    p.scales.resize(static_cast<size_t>(1 + random.below(random.one_in(4) ? kMostMmdScales : 8)));
-    for (double& scale : p.scales) scale = std::exp2(random.normal() * (random.one_in(4) ? 20 : 3));
-  }
-  p.unbiased = random.one_in(2);
-  for (bool& asked : p.slopes) asked = !random.one_in(3);
-  p.x = points_of<T>(random, p.kind, p.batch, p.n, p.dims);
-  p.y = points_of<T>(random, p.kind, p.batch, p.m, p.dims);
-  if (p.kind == Kind::outlier)
-    p.x.memory[p.x.place(0)] = std::ldexp(T(1), static_cast<int>(random.below(std::numeric_limits<T>::max_exponent)));
-  if (p.kind == Kind::undefined) {
-    const T bad[] = {std::numeric_limits<T>::infinity(), -std::numeric_limits<T>::infinity(),
-                     std::numeric_limits<T>::quiet_NaN()};
-    p.y.memory[p.y.place(random.below(p.y.count()))] = bad[random.below(3)];
-  }
-  if (random.one_in(2)) p.x_masses = masses_of(random, p.batch, p.n);
-  if (random.one_in(2)) p.y_masses = masses_of(random, p.batch, p.m);
-  return p;
-}
-
-// Of one dimension of one batch element, and how large it is that rounding acts on.
-struct Dense {
-  long double value = 0;
-  std::vector<long double> slopes[2], sizes[2];
-};
-
-template <class T> Dense dense(const Problem<T>& p, int64_t element, int64_t d) {
-  std::vector<long double> points[2], masses[2];
-  long double factor[2];
-  for (int s = 0; s < 2; ++s) {
-    const Tensor<T>& tensor = s == 0 ? p.x : p.y;
-    const Tensor<double>& mass = s == 0 ? p.x_masses : p.y_masses;
-    const int64_t count = s == 0 ? p.n : p.m;
-    long double squares = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      points[s].push_back(tensor.memory[tensor.place((element * count + i) * p.dims + d)]);
-      masses[s].push_back(mass.given() ? static_cast<long double>(mass.memory[mass.place(element * count + i)])
-                                       : 1 / static_cast<long double>(count));
-      squares += masses[s].back() * masses[s].back();
-    }
-    factor[s] = p.unbiased ? 1 / (1 - squares) : 1;
-  }
-  Dense out;
-  for (const std::vector<long double>& sample : points)
-    for (const long double point : sample) out.value += 0 * point;  // NaN where one is not finite
-  for (int a = 0; a < 2; ++a) {
-    out.slopes[a].resize(points[a].size());
-    out.sizes[a].resize(points[a].size());
-    for (int b = 0; b < 2; ++b)
-      for (size_t i = 0; i < points[a].size(); ++i)
-        for (size_t j = 0; j < points[b].size(); ++j) {
-          if (a == b && i == j && p.unbiased) continue;
-          const long double mass = masses[a][i] * masses[b][j] * (a == b ? factor[a] : -1);
-          const long double t = points[a][i] - points[b][j];
-          for (const double scale : p.scales) {
-            const long double r = 1 / (scale + t * t);
-            out.value += mass * scale * r;
-            out.slopes[a][i] += -4 * mass * scale * t * r * r;
-            out.sizes[a][i] += std::fabs(4 * mass * scale * t * r * r);
-          }
-        }
-  }
-  return out;
-}
 
 // Of the interpolated kernel, over kappa(0).
 template <class T> constexpr double kTolerance = sizeof(T) == 4 ? 1e-7 : 2e-14;
@@ -183,10 +52,25 @@ inline void choose_panels(MmdProblem& problem, double tolerance) {
   }
 }
 
+// Small, so that few points are cut as many are.
+inline void choose_plan_constants(uint64_t number, uint64_t seed) {
+  namespace plan = pykernels::mmd;
+  Random random(seed * 7 + number);
+  plan::kMostMemory = random.one_in(2) ? 64 << 10 : 256 << 20;
+  plan::kRangeParts = 1 + random.below(5);
+  plan::kLeastNodes = random.one_in(2) ? 512 : 64;
+  plan::kPointsPerNode = random.one_in(2) ? 2 : 16;
+  plan::kMomentRows = random.one_in(2) ? 512 : 3;
+  plan::kPairBlocks = random.one_in(2) ? 2000 : 3;
+  plan::kListedBlocks = random.one_in(2) ? 1000 : 2;
+}
+
 template <class T>
 Status call(const MmdVariant& variant, Problem<T>& p, MmdMethod method, const Manner& manner, Results<T>& out) {
   Interrupt none{};
-  const MmdExecution execution{manner.threads, manner.interrupt ? manner.interrupt : &none};
+  static char stream;  // an address that the kernels have to hand on
+  launches = {&stream, 0, nullptr};
+  const MmdExecution execution{manner.threads, manner.interrupt ? manner.interrupt : &none, 0, &stream};
   MmdArguments args{};
   MmdProblem& problem = args.problem;
   problem.dtype = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
@@ -212,11 +96,13 @@ Status call(const MmdVariant& variant, Problem<T>& p, MmdMethod method, const Ma
   args.slope_y = p.slopes[1] ? out.slopes[1].data() : nullptr;
   std::vector<double> ranges(static_cast<size_t>(p.elements * p.dims * 2));
   args.ranges = ranges.data();
-  args.workspace_bytes = variant.measure_workspace(args);
-  Workspace first(args.workspace_bytes, manner.workspace_content);
-  args.workspace = first.data();
-  const Status status = variant.measure(args, execution);
-  if (status != Status::ok) return status;
+  if (variant.measure) {
+    args.workspace_bytes = variant.measure_workspace(args);
+    Workspace first(args.workspace_bytes, manner.workspace_content);
+    args.workspace = first.data();
+    const Status status = variant.measure(args, execution);
+    if (status != Status::ok) return status;
+  }
   args.workspace_bytes = variant.workspace(args, manner.threads);
   Workspace second(args.workspace_bytes, manner.workspace_content);
   args.workspace = second.data();
@@ -235,6 +121,12 @@ template <class T> bool same_bits(const Results<T>& a, const Results<T>& b) {
 struct Outcome {
   std::string problem;
   double worst = 0;
+  uint64_t digest = 14695981039346656037u;
+
+  template <class T> void add_bits(const std::vector<T>& numbers) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(numbers.data());
+    for (size_t i = 0; i < numbers.size() * sizeof(T); ++i) digest = (digest ^ bytes[i]) * 1099511628211u;
+  }
 
   void fail(const std::string& what) {
     if (problem.empty()) problem = what;
@@ -306,14 +198,18 @@ void compare(Outcome& outcome, const Problem<T>& p, bool interpolated, const Res
 
 constexpr MmdMethod kMethods[] = {MmdMethod::automatic, MmdMethod::direct, MmdMethod::panels};
 
-template <class T> Outcome check_problem(const MmdVariant& variant, Problem<T>& p) {
+template <class T> Outcome check_problem(const MmdVariant& variant, Problem<T>& p, bool twice) {
   Outcome outcome;
+  const bool emulated = std::strcmp(variant.name, "emulated") == 0;
   for (const MmdMethod method : kMethods) {
     Results<T> out, again;
     const Status status = call(variant, p, method, {1, kUnwritten, nullptr}, out);
     if (status != Status::ok) outcome.fail(status_text(status));
-    call(variant, p, method, {3, 0x3c, nullptr}, again);
-    if (!same_bits(out, again)) outcome.fail("a second call gives other bits");
+    if (launches.elsewhere) outcome.fail(std::string(launches.elsewhere) + " ran on another stream");
+    if (emulated && launches.there == 0) outcome.fail("no kernel was seen on the stream");
+    if (twice) call(variant, p, method, {3, 0x3c, nullptr}, again);
+    if (twice && !same_bits(out, again)) outcome.fail("a second call gives other bits");
+    for (const std::vector<T>* numbers : {&out.value, &out.slopes[0], &out.slopes[1]}) outcome.add_bits(*numbers);
     compare(outcome, p, method != MmdMethod::direct, out);
     if (!outcome.problem.empty()) {
       outcome.problem += std::string(" (") + kMethodNames[static_cast<int>(method)] + ")";
@@ -362,7 +258,7 @@ Outcome run(const std::string& mode, const MmdVariant& variant, uint64_t number,
   Problem<T> p = problem_of<T>(number, seed);
   Outcome outcome = mode == "threads"      ? check_threads(variant, p)
                     : mode == "interrupts" ? check_interrupts(variant, p)
-                                           : check_problem(variant, p);
+                                           : check_problem(variant, p, mode != "once");
   if (!outcome.problem.empty()) {
     std::printf("problem %llu of seed %llu (float%d, %lld and %lld points, %lld dims, %zu scales, %s): %s\n",
                 static_cast<unsigned long long>(number), static_cast<unsigned long long>(seed),
@@ -377,9 +273,9 @@ Outcome run(const std::string& mode, const MmdVariant& variant, uint64_t number,
 }  // namespace check
 
 int main(int count, char** arguments) {
-  const std::vector<std::string> modes = {"check", "threads", "interrupts"};
+  const std::vector<std::string> modes = {"check", "once", "threads", "interrupts"};
   if (count != 6 || std::find(modes.begin(), modes.end(), arguments[2]) == modes.end()) {
-    std::fprintf(stderr, "usage: %s VARIANT check|threads|interrupts FIRST END SEED\n", arguments[0]);
+    std::fprintf(stderr, "usage: %s VARIANT check|once|threads|interrupts FIRST END SEED\n", arguments[0]);
     return 2;
   }
   pykernels::Status status;
@@ -389,15 +285,19 @@ int main(int count, char** arguments) {
     return 3;
   }
   const auto number = [&](int at) { return std::strtoull(arguments[at], nullptr, 10); };
-  double worst = 0;
+  check::Outcome all;
   bool failed = false;
-  for (uint64_t at = number(3); at < number(4); ++at)
+  for (uint64_t at = number(3); at < number(4); ++at) {
+    check::choose_plan_constants(at, number(5));
     for (const bool single : {true, false}) {
       const check::Outcome outcome = single ? check::run<float>(arguments[2], *variant, at, number(5))
                                             : check::run<double>(arguments[2], *variant, at, number(5));
-      worst = std::max(worst, outcome.worst);
+      all.worst = std::max(all.worst, outcome.worst);
+      all.add_bits(std::vector<uint64_t>{outcome.digest});
       failed |= !outcome.problem.empty();
     }
-  std::printf("worst error %.2f of what is allowed\n", worst);
+  }
+  std::printf("digest %016llx, worst error %.2f of what is allowed\n", static_cast<unsigned long long>(all.digest),
+              all.worst);
   return failed ? 1 : 0;
 }
