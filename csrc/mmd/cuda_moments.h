@@ -206,10 +206,11 @@ template <class T, int order> PYKERNELS_DEVICE T value_of(const T* series, T xi)
 }
 
 template <class T, int order, bool weighted>
-__global__ void __launch_bounds__(kThreads) slopes_at_points(PYKERNELS_PARAMETER Inputs inputs,
-                                                             PYKERNELS_PARAMETER SlopeOutput<T> out,
-                                                             Lanes lanes, const Column* columns, double width,
-                                                             int most_nodes, uint32_t first_element) {
+__global__ void __launch_bounds__(kThreads, 3) slopes_at_points(PYKERNELS_PARAMETER Inputs inputs,
+                                                                PYKERNELS_PARAMETER SlopeOutput<T> out,
+                                                                Lanes lanes, const Column* columns,
+                                                                double width, int most_nodes,
+                                                                uint32_t first_element) {
   const int thread = static_cast<int>(threadIdx.x), group = thread / lanes.dims;
   const int sample = static_cast<int64_t>(blockIdx.x) >= out.blocks_x;
   const int64_t block = blockIdx.x - (sample ? out.blocks_x : 0), element = blockIdx.z;
@@ -231,14 +232,15 @@ __global__ void __launch_bounds__(kThreads) slopes_at_points(PYKERNELS_PARAMETER
   const T* from = points.data + first * points.stride;
   const double* mass = masses.data + first * masses.stride;
   T* to = slopes + first * inputs.dims;
+  if (column.panels == kUndefined) {
+    for (int k = 0; k < rows; ++k) to[k * lanes.groups * inputs.dims] = static_cast<T>(NAN);
+    return;
+  }
   PYKERNELS_UNROLL_BY(4)
   for (int k = 0; k < rows; ++k) {
-    T slope = static_cast<T>(NAN);
-    if (column.panels != kUndefined) {
-      const Place<T> place = place_of(*from, grid);
-      slope = value_of<T, order>(series + place.panel * order, place.xi);
-      if (weighted && masses.data) slope *= static_cast<T>(*mass);
-    }
+    const Place<T> place = place_of(*from, grid);
+    T slope = value_of<T, order>(series + place.panel * order, place.xi);
+    if (weighted && masses.data) slope *= static_cast<T>(*mass);
     *to = slope;
     from += lanes.groups * points.stride;
     to += lanes.groups * inputs.dims;

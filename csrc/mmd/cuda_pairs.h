@@ -108,12 +108,10 @@ PYKERNELS_DEVICE PointSums join_ways(const PairSums<T>& sums, double* totals, in
 // Blocks take tiles of points by turns. Without slopes, of two points of a sample only the tile of the first
 // sees to the pair.
 template <class T, int count, bool slopes, bool weighted>
-__global__ void __launch_bounds__(kThreads, 2) sum_over_pairs(PYKERNELS_PARAMETER Inputs inputs,
-                                                              PYKERNELS_PARAMETER Fractions<T> kernel,
-                                                              PYKERNELS_PARAMETER PairPlan plan,
-                                                              PYKERNELS_PARAMETER Excess excess,
-                                                              PYKERNELS_PARAMETER PairOutput<T> out,
-                                                              uint32_t first_element) {
+__global__ void __launch_bounds__(kThreads, kOwn<T> == 4 ? 3 : 2) sum_over_pairs(
+    PYKERNELS_PARAMETER Inputs inputs, PYKERNELS_PARAMETER Fractions<T> kernel,
+    PYKERNELS_PARAMETER PairPlan plan, PYKERNELS_PARAMETER Excess excess,
+    PYKERNELS_PARAMETER PairOutput<T> out, uint32_t first_element) {
   PYKERNELS_SHARED(double, totals);
   T* const staged = reinterpret_cast<T*>(totals + 2 * kOwn<T> * kThreads);
   const int thread = static_cast<int>(threadIdx.x);
