@@ -308,7 +308,9 @@ def cauchy_mmd_backward(
     empty = x.new_empty(0)
     if slopes:
         given = iter(slopes)
-        parts = (_scaled(grad, next(given), t.shape) if asked else empty for t, asked in zip(inputs, output_mask))
+        parts = (
+            _scaled(grad, next(given), t.shape) if asked else empty for t, asked in zip(inputs, output_mask)
+        )
         return tuple(parts)
     totals = tuple(torch.zeros_like(t) if asked else empty for t, asked in zip(inputs, output_mask))
     asked = [(total, tensor) for total, tensor, wanted in zip(totals, inputs, output_mask) if wanted]

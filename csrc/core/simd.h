@@ -130,14 +130,22 @@ PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) {
 #endif
 
 // 1 / x where both are positive and normal, to within two units in the last place.
-template <class V> PYKERNELS_INLINE V reciprocal(V x) { return 1 / x; }
-// The sum of the lanes, in double.
-PYKERNELS_INLINE double wide_sum(VectorD v) { return sum(v); }
-PYKERNELS_INLINE double wide_sum(VectorF v) {
+// All lanes in double, in one vector or two.
+template <class T> constexpr int kWideParts = 8 / static_cast<int>(sizeof(T));
+PYKERNELS_INLINE void widen(VectorD v, VectorD (&parts)[1]) { parts[0] = v; }
+PYKERNELS_INLINE void widen(VectorF v, VectorD (&parts)[2]) {
   typedef float Half __attribute__((vector_size(kVectorBytes / 2)));
   Half halves[2];
   std::memcpy(halves, &v, sizeof v);
-  return sum(__builtin_convertvector(halves[0], VectorD) + __builtin_convertvector(halves[1], VectorD));
+  for (int i = 0; i < 2; ++i) parts[i] = __builtin_convertvector(halves[i], VectorD);
+}
+
+// The sum of the lanes, in double.
+PYKERNELS_INLINE double wide_sum(VectorD v) { return sum(v); }
+PYKERNELS_INLINE double wide_sum(VectorF v) {
+  VectorD parts[2];
+  widen(v, parts);
+  return sum(parts[0] + parts[1]);
 }
 
 // The largest lane; no lane may be NaN.

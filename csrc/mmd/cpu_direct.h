@@ -1,6 +1,6 @@
 // One batch element by the sums over all pairs of points. Each dimension is cut into parts, which are tasks:
-// strips of rows, with every later point. Masses stand for numbers near 1, so that they may be as exact in T as
-// the points; what they sum to divides the results.
+// strips of rows, with every later point. Masses stand for numbers near 1, so that they may be as exact in T
+// as the points; what they sum to divides the results.
 #pragma once
 
 #include "mmd/cpu_pairs.h"
@@ -63,7 +63,8 @@ template <class T> bool is_near(const Fractions<T>& fractions, const double* ran
          highest - lowest <= (fractions.degree == 3 ? reach<T, 3>(slopes) : reach<T, 6>(slopes));
 }
 
-// Rows [first, last) of dimensions [first_dim, last_dim) as columns from `out`; those after the last row as it.
+// Rows [first, last) of dimensions [first_dim, last_dim) as columns from `out`; those after the last row as
+// it.
 template <class T>
 void gather_points(const Points<T>& points, const Fractions<T>& fractions, bool slopes, int64_t first,
                    int64_t last, int64_t first_dim, int64_t last_dim, int64_t padded, T* out) {
@@ -88,7 +89,8 @@ void scatter_slopes(const Element<T>& element, const DirectMemory<T>& memory, in
     const double factor = near ? -4 * memory.fractions->slope_factor : -4;
     for (int64_t i = first; i < last; ++i) {
       double field = points.defined(d) ? 0 : __builtin_nan("");
-      for (int64_t part = 0; part < memory.parts && points.defined(d); ++part) field += fields[part * padded + i];
+      for (int64_t part = 0; part < memory.parts && points.defined(d); ++part)
+        field += fields[part * padded + i];
       element.slopes[s][i * points.dims + d] = static_cast<T>(factor * points.mass(i) * field);
     }
   }
@@ -109,8 +111,8 @@ template <class T, class Kernel> T typical_kappa(Kernel kernel, const Column<T> 
   return static_cast<T>(wide_sum(total) / (kRows * kLanes<T>));
 }
 
-// One part of one dimension: its share of the value. Sums over the parts, less what an excess counts of pairs of
-// a point with itself.
+// One part of one dimension: its share of the value. Sums over the parts, less what an excess counts of pairs
+// of a point with itself.
 template <class T, bool kSlopes, class Kernel>
 double sum_part(Kernel kernel, const Column<T> (&samples)[2], const double (&excess)[2],
                 const double (&total_mass)[2], int64_t part, int64_t parts, Interrupt& interrupt,
@@ -168,9 +170,8 @@ void direct_part(const Element<T>& element, const DirectMemory<T>& memory, int64
   }
   const bool near = is_near(*memory.fractions, element.samples[0].ranges + 2 * d, slopes);
   const auto sum = slopes ? sum_dimension<T, true> : sum_dimension<T, false>;
-  memory.values[held * memory.parts + part] =
-      sum(*memory.fractions, near, columns, element.excess, memory.total_mass, part, memory.parts, interrupt,
-          thread);
+  memory.values[held * memory.parts + part] = sum(*memory.fractions, near, columns, element.excess,
+                                                  memory.total_mass, part, memory.parts, interrupt, thread);
 }
 
 // Dimension d by itself, in memory of one.

@@ -3,8 +3,9 @@
 //   sum_l s_l / (s_l + q)     = N(q) / P(q),      P(q) = prod_l (s_l + q),
 //   sum_l s_l / (s_l + q)^2   = M(q) / P(q)^2,    of which kappa'(t) is -2 t times,
 //
-// cost one reciprocal. All coefficients are positive, so that nothing cancels. They overflow where q is large,
-// the sooner the more scales share a fraction: hence two kernels, for points that are near enough and for any.
+// cost one division. All coefficients are positive, so that nothing cancels. They overflow where q is large,
+// the sooner the more scales share a fraction: hence two kernels, for points that are near enough and for
+// any.
 #pragma once
 
 #include <math.h>
@@ -49,7 +50,8 @@ template <class T, int kDegree> Fraction<T, kDegree> fraction_of(const double* s
   return fraction;
 }
 
-template <class T, int kCount> PYKERNELS_INLINE Vector<T> monic(Vector<T> q, const T (&coefficients)[kCount]) {
+template <class T, int kCount>
+PYKERNELS_INLINE Vector<T> monic(Vector<T> q, const T (&coefficients)[kCount]) {
   Vector<T> p = q + splat(coefficients[0]);
 #pragma GCC unroll 16
   for (int i = 1; i < kCount; ++i) p = fma(p, q, splat(coefficients[i]));
@@ -59,8 +61,8 @@ template <class T, int kCount> PYKERNELS_INLINE Vector<T> monic(Vector<T> q, con
 // Exponents of two that T has room for.
 template <class T> constexpr int kExponents = Float<T>::bias - 2;
 
-// How far points may be apart where up to kDegree scales, the largest of them 1 to 4, share a fraction: M is at
-// most 4 kDegree (4 + q)^(2 kDegree - 2). And by which power of two the scales may differ.
+// How far points may be apart where up to kDegree scales, the largest of them 1 to 4, share a fraction: M is
+// at most 4 kDegree (4 + q)^(2 kDegree - 2). And by which power of two the scales may differ.
 template <class T, int kDegree> double reach(bool slopes) {
   const int degree = slopes && kDegree > 2 ? 2 * kDegree - 2 : kDegree;
   return ::exp2(static_cast<double>(kExponents<T> - 6) / (2 * degree));

@@ -82,17 +82,19 @@ struct Occupied {
   int64_t nodes, slots;
 };
 
-// Fills node with slots, or -1 for a point without a panel, and start with each slot's first node.
+// Fills node with slots, or -1 for a point without a panel, and start with each slot's first node. Gives up
+// once there are more than so many nodes.
 template <class T>
-Occupied find_panels(const MmdProblem& problem, const Element<T>& element, int64_t d,
+Occupied find_panels(const MmdProblem& problem, const Element<T>& element, int64_t d, double most,
                      OccupiedScratch& scratch) {
   for (int64_t at = 0; at < scratch.capacity; ++at) scratch.held[at] = 0;
-  int64_t slots = 0, point = 0, nodes = 0;
+  int64_t slots = 0, point = 0, nodes = 0, without = 0;
   for (const Points<T>& points : element.samples) {
-    for (int64_t i = 0; i < points.count; ++i, ++point) {
+    for (int64_t i = 0; i < points.count && static_cast<double>(nodes) <= most; ++i, ++point) {
       const double key = panel_of(static_cast<double>(points.at(i, d)), problem.width);
       if (key != key) {
         scratch.node[point] = -1;
+        ++without;
         ++nodes;
         continue;
       }
@@ -104,12 +106,13 @@ Occupied find_panels(const MmdProblem& problem, const Element<T>& element, int64
         scratch.count[slots++] = 0;
       }
       scratch.node[point] = scratch.held[at] - 1;
-      ++scratch.count[scratch.held[at] - 1];
+      if (scratch.count[scratch.held[at] - 1]++ < problem.order) ++nodes;
     }
   }
+  int64_t start = without;  // after the points without a panel
   for (int64_t slot = 0; slot < slots; ++slot) {
-    scratch.start[slot] = static_cast<int32_t>(nodes);  // after the points without a panel
-    nodes += at_most(scratch.count[slot], problem.order);
+    scratch.start[slot] = static_cast<int32_t>(start);
+    start += at_most(scratch.count[slot], problem.order);
   }
   return {nodes, slots};
 }
@@ -242,27 +245,21 @@ template <class T> void undefined_slopes(const Element<T>& element, int64_t d) {
       element.slopes[s][i * element.samples[s].dims + d] = static_cast<T>(__builtin_nan(""));
 }
 
-// A dimension by whichever is faster, if that is open: by the nodes or by all pairs.
-template <class T>
-bool faster_directly(const MmdProblem& problem, const Element<T>& element, Occupied found) {
-  if (problem.method != MmdMethod::automatic) return false;
-  const double nodes = static_cast<double>(found.nodes);
-  return direct_cost<T>(problem, element.any_slopes()) / static_cast<double>(problem.dims) <
-         nodes * nodes * Costs<T>::node_pair;
-}
-
 template <class T>
 double run_occupied(const MmdProblem& problem, const Element<T>& element, OccupiedMemory<T>& memory,
                     int threads, Interrupt& interrupt) {
   const ChebyshevRule rule = chebyshev_rule(problem.order);
   double* const by_dim = memory.by_dim;
+  const double most = problem.method == MmdMethod::automatic
+                          ? most_occupied_nodes<T>(problem, element.any_slopes())
+                          : __builtin_inf();
   for (int thread = 0; thread < threads; ++thread) prepare_direct(problem, element, memory.direct[thread]);
   parallel_tasks(problem.dims, threads, interrupt, [&](int64_t d, int thread) {
     by_dim[d] = 0;
     if (!element.samples[0].defined(d)) return undefined_slopes(element, d);
     OccupiedScratch& scratch = memory.scratch[thread];
-    const Occupied found = find_panels(problem, element, d, scratch);
-    if (faster_directly(problem, element, found)) {
+    const Occupied found = find_panels(problem, element, d, most, scratch);
+    if (static_cast<double>(found.nodes) > most) {
       by_dim[d] = direct_dimension(element, memory.direct[thread], d, interrupt, thread);
       return;
     }

@@ -1,5 +1,5 @@
-// Sums over the pairs of some rows and columns, all of them points of one dimension: columns in lanes, rows one
-// by one. Partial sums in T are short; they go on in double.
+// Sums over the pairs of some rows and columns, all of them points of one dimension: columns in lanes, rows
+// one by one. Partial sums in T are short; they go on in double.
 #pragma once
 
 #include "mmd/cpu_fractions.h"
@@ -8,7 +8,7 @@
 namespace pykernels {
 namespace {
 
-constexpr int kTogether = 2;    // vectors of columns, to hide the latency of one by the others
+constexpr int kTogether = 2;  // vectors of columns, to hide the latency of one by the others
 constexpr int64_t kChunkVectors = 64;
 
 // One sample in one dimension, padded to whole vectors with masses of 0.
@@ -22,10 +22,12 @@ template <class T> struct Column {
 
 // fields[lane] -= factor * v[lane]
 template <class T> PYKERNELS_INLINE void subtract_wide(double* fields, Vector<T> v, double factor) {
-  T lanes[kLanes<T>];
-  std::memcpy(lanes, &v, sizeof v);
-#pragma GCC unroll 16
-  for (int lane = 0; lane < kLanes<T>; ++lane) fields[lane] -= factor * static_cast<double>(lanes[lane]);
+  VectorD parts[kWideParts<T>];
+  widen(v, parts);
+  for (const VectorD part : parts) {
+    store(fields, load(fields) - factor * part);
+    fields += kLanes<double>;
+  }
 }
 
 // Rows [first, last) with kVectors vectors of columns from `at`. Adds to sums, one for each of the strip's
@@ -86,8 +88,8 @@ double sum_some(const Kernel& kernel, const Column<T>& rows, int64_t first, int6
   return sum_tile<T, kVectors, kSlopes, false>(kernel, rows, first, last, columns, at, sums, factor);
 }
 
-// Rows [first, last), a strip of them, with columns [begin, end): adds factor_rows times what the columns are to
-// them to their fields, and factor_columns times the reverse. Returns the sum of kappa.
+// Rows [first, last), a strip of them, with columns [begin, end): adds factor_rows times what the columns are
+// to them to their fields, and factor_columns times the reverse. Returns the sum of kappa.
 template <class T, bool kSlopes, class Kernel>
 double sum_strip(const Kernel& kernel, const Column<T>& rows, int64_t first, int64_t last,
                  const Column<T>& columns, int64_t begin, double factor_rows, double factor_columns) {
@@ -98,7 +100,8 @@ double sum_strip(const Kernel& kernel, const Column<T>& rows, int64_t first, int
     const int64_t end = at_most(begin + kChunkVectors * kLanes<T>, columns.count);
     for (int64_t row = 0; row < last - first && kSlopes; ++row) sums[row] = Vector<T>{};
     for (; begin + kStep <= end; begin += kStep)
-      total += sum_some<T, kTogether, kSlopes>(kernel, rows, first, last, columns, begin, sums, factor_columns);
+      total +=
+          sum_some<T, kTogether, kSlopes>(kernel, rows, first, last, columns, begin, sums, factor_columns);
     for (; begin < end; begin += kLanes<T>)
       total += sum_some<T, 1, kSlopes>(kernel, rows, first, last, columns, begin, sums, factor_columns);
     for (int64_t row = 0; row < last - first && kSlopes; ++row)

@@ -41,40 +41,46 @@ template <class T> int64_t shared_panels(const MmdProblem& problem, const double
   return panels + panels % 2;
 }
 
-// Costs in nanoseconds on one thread of a CPU with AVX-512, of which only the ratios matter: a pair of points
-// or nodes, a point moved to its panel, or read from it, and a multiplication of the node stage.
-template <class T> struct Costs {
-  static constexpr double pair = sizeof(T) == 4 ? 0.35 : 0.75, pair_with_slopes = sizeof(T) == 4 ? 0.75 : 1.7;
-  static constexpr double node_pair = 4, point = sizeof(T) == 4 ? 1.2 : 2.5, multiplication = 0.05;
-};
+// Costs in nanoseconds on one thread, measured with AVX-512 and taken for as much longer as vectors are
+// shorter. Only their ratios matter. With slopes all takes twice as long.
+constexpr double kVectorCost = 64.0 / kVectorBytes;
 
-static inline double pairs_of(const MmdProblem& problem) {
-  const double total = static_cast<double>(problem.n) + static_cast<double>(problem.m);
-  return total * total / 2 * static_cast<double>(problem.dims);
-}
+static inline double passes(bool slopes) { return slopes ? 2 : 1; }
 
+// Sums over all pairs: of each pair, and of each point, for the sums that begin and end with it.
 template <class T> double direct_cost(const MmdProblem& problem, bool slopes) {
-  return pairs_of(problem) * (slopes ? Costs<T>::pair_with_slopes : Costs<T>::pair);
+  constexpr double kPair = sizeof(T) == 4 ? 0.12 : 0.235, kPoint = 9, kStart = 2000;
+  const double points = static_cast<double>(problem.n) + static_cast<double>(problem.m);
+  const double each = points * points / 2 * kPair * kVectorCost + points * kPoint;
+  return (static_cast<double>(problem.dims) * each + kStart) * passes(slopes);
 }
 
-// Of finding out which panels are occupied, at least.
-static inline double counting_cost(const MmdProblem& problem) {
-  return static_cast<double>(problem.n + problem.m) * static_cast<double>(problem.dims) * 20;
-}
-
-template <class T> double shared_cost(const MmdProblem& problem, int64_t nodes, bool slopes) {
+// Sums over shared panels: of each point, moved to its panel and read from it; of each node, for its kernels;
+// and of the node stage's rows and multiplications.
+static inline double shared_cost(const MmdProblem& problem, int64_t nodes, bool slopes) {
+  constexpr double kPoint = 2.3, kNode = 45, kRow = 1.6, kMultiplication = 0.022 * kVectorCost, kStart = 3000;
   const double points = static_cast<double>(problem.n + problem.m) * static_cast<double>(problem.dims);
-  const double squared = static_cast<double>(nodes) * static_cast<double>(nodes);
   const double columns = static_cast<double>(problem.dims) * (problem.unbiased ? 2 : 1);
-  return points * Costs<T>::point * problem.order / 8 * (slopes ? 2 : 1) +
-         squared / 2 * columns * Costs<T>::multiplication * (slopes ? 2 : 1) + 4e4;
+  const double count = static_cast<double>(nodes);
+  return ((points * kPoint + count * kNode) * problem.order / 8 +
+          count * columns * (kRow + count / 2 * kMultiplication)) *
+             passes(slopes) +
+         kStart;
+}
+
+// How many nodes one dimension's occupied panels may have for the sums over them to be the faster; 0: none.
+template <class T> double most_occupied_nodes(const MmdProblem& problem, bool slopes) {
+  constexpr double kPoint = 25, kNodePair = 0.17 * kVectorCost;
+  const double of_points = static_cast<double>(problem.n + problem.m) * kPoint * passes(slopes);
+  const double left = direct_cost<T>(problem, slopes) / static_cast<double>(problem.dims) - of_points;
+  return left > 0 ? ::sqrt(left / (kNodePair * problem.num_scales)) : 0;
 }
 
 // Enough tasks for many threads; each has fields of its own, which must stay small beside the pairs.
 static inline int64_t direct_parts(const MmdProblem& problem, int64_t strips) {
   const int64_t wanted = ceil_div(64, problem.dims);
-  return at_least(1, at_most(at_most(wanted, strips),
-                             static_cast<int64_t>(pairs_of(problem) / static_cast<double>(problem.dims)) >> 16));
+  const double points = static_cast<double>(problem.n) + static_cast<double>(problem.m);
+  return at_least(1, at_most(at_most(wanted, strips), static_cast<int64_t>(points * points) >> 17));
 }
 
 template <class T> Plan plan_of(const MmdProblem& problem, const double* ranges, bool slopes) {
@@ -84,9 +90,9 @@ template <class T> Plan plan_of(const MmdProblem& problem, const double* ranges,
   if (problem.method != MmdMethod::direct && problem.order != 0) {
     plan.panels = shared_panels<T>(problem, ranges);
     plan.nodes = plan.panels * problem.order;
-    const double shared = shared_cost<T>(problem, plan.nodes, slopes);
+    const double shared = shared_cost(problem, plan.nodes, slopes);
     // How many panels are occupied is known only once they are counted: see cpu_occupied.h.
-    if (plan.panels == 0 && !(automatic && direct < counting_cost(problem))) {
+    if (plan.panels == 0 && !(automatic && most_occupied_nodes<T>(problem, slopes) < 2 * problem.order)) {
       plan.way = Way::occupied;
     } else if (plan.panels != 0 && !(automatic && direct < shared)) {
       plan.way = Way::shared;
@@ -105,7 +111,7 @@ template <class T> Plan plan_of(const MmdProblem& problem, const double* ranges,
 }
 
 // One thread for what takes less than it costs to wake others.
-static inline int threads_for(double cost, int threads) { return cost < 1e5 ? 1 : threads; }
+static inline int threads_for(double cost, int threads) { return cost < 2e5 ? 1 : threads; }
 
 }  // namespace
 }  // namespace pykernels

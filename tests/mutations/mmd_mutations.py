@@ -58,8 +58,6 @@ MMD_MUTATIONS = (
         "return a < b || a != a ? a : b;",
         "return a < b ? a : b;",
         ("return a > b || a != a ? a : b;", "return a > b ? a : b;"),
-        ("low += defined;", "low += 0 * defined;"),
-        ("high += defined;", ""),
     ),
     mmd(
         "each warp lists its columns from the same place on",

@@ -16,17 +16,18 @@ from tests.mutations.mmd_mutations import MMD_MUTATIONS
 from tests.mutations.mutations import MUTATIONS, Mutation, apply
 from tests.native.build import CSRC, Build, check
 from tests.native.test_native import ORDERS, SINGLE
+from tests.native.test_native_mmd import EDGES
 
 README = Path(__file__).with_name("README.md")
 NOT_SEEN = "not seen"
 MODES = ("plain", "thread", "address")
 ALL = (*MUTATIONS, *MMD_MUTATIONS)
-PROBLEMS = {"mixture": SINGLE, "mmd": 30}
+PROBLEMS = {"mixture": (0, SINGLE), "mmd": EDGES}
 INTRODUCTION = """# What the tests catch
 
 Each row is a mistake that `run_mutations.py` made in a copy of the CUDA sources, and what a program of
-`tests/native` saw of it on the host emulator, on its first problems: for the mixture {mixture}, the edges in float32;
-for the MMD {mmd}, in float32 and float64.
+`tests/native` saw of it on the host emulator, on its edges: {mixture} problems of the mixture, in float32, or those of
+the MMD, in float32 and float64.
 
 - *plain*: without sanitizers, in the emulator's three orders, told apart where they differ. "wrong values"
   counts the problems that failed; other texts are what the emulator itself said.
@@ -56,7 +57,7 @@ def main() -> None:
         with ThreadPoolExecutor(max_workers=2) as pool:
             rows = list(pool.map(lambda item: _try(bases[item[1].room], *item), enumerate(chosen)))
     if not options.name:
-        README.write_text(INTRODUCTION.format(**PROBLEMS) + "".join(rows))
+        README.write_text(INTRODUCTION.format(mixture=SINGLE) + "".join(rows))
     missed = [row for row in rows if not _caught(row)]
     sys.exit(f"caught by nothing:\n{''.join(missed)}" if missed else 0)
 
@@ -105,7 +106,7 @@ def _see(build: Build, mode: str) -> str:
 
 def _run(build: Build, mode: str, order: str) -> str:
     try:
-        arguments = ("emulated", "once", "0", str(PROBLEMS[build.room]), "1")
+        arguments = ("emulated", "once", *map(str, PROBLEMS[build.room]), "1")
         status, written = check(build.program(mode), *arguments, order=order, timeout=300)
     except subprocess.TimeoutExpired:
         return "it hangs"

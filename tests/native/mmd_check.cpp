@@ -1,29 +1,31 @@
-// Runs one variant of the dimension-wise MMD on many random problems, without Python around it, by every method,
-// and compares what it returns with sums over all pairs in long double:
+// Runs one variant of the dimension-wise MMD on many problems, without Python around it, by every method, and
+// compares what it returns with sums over all pairs in long double:
 //
 //   mmd_check VARIANT MODE FIRST END SEED
 //
-// Modes: `check` makes each call twice, `once` only once, `threads` from several threads at once, `interrupts` tells
-// calls to end. Prints a line for each problem that fails, then a digest of the bits of all results, and the largest
-// error; exits with 1 if one failed.
+// Problems below 1000 are random; those from 1000 on, as many as there are, bring the CUDA kernels to their
+// edges. Modes: `check` makes each call twice, `once` only once, `threads` from several threads at once,
+// `interrupts` tells calls to end. Prints a line for each problem that fails, then a digest of the bits of
+// all results and the largest error; exits with 1 if one failed.
+#include <mmd/mmd.h>
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <limits>
+#include <string>
 #include <thread>
 
 #include "launches.h"
-#include "mmd_problems.h"
+#include "mmd_edges.h"
 #include "workspace.h"
-
-namespace pykernels {
-namespace mmd {
-// Constants of the CUDA variant's plan, but not in the copy that build.py compiles.
-int64_t kMostMemory, kRangeParts, kLeastNodes, kPointsPerNode, kMomentRows, kPairBlocks, kListedBlocks;
-}  // namespace mmd
-}  // namespace pykernels
 
 namespace check {
 namespace {
 
 using namespace pykernels;
+
+constexpr uint64_t kFirstEdge = 1000;
+constexpr const char* kMethodNames[] = {"automatic", "direct", "panels"};
 
 // Of the interpolated kernel, over kappa(0).
 template <class T> constexpr double kTolerance = sizeof(T) == 4 ? 1e-7 : 2e-14;
@@ -52,21 +54,9 @@ inline void choose_panels(MmdProblem& problem, double tolerance) {
   }
 }
 
-// Small, so that few points are cut as many are.
-inline void choose_plan_constants(uint64_t number, uint64_t seed) {
-  namespace plan = pykernels::mmd;
-  Random random(seed * 7 + number);
-  plan::kMostMemory = random.one_in(2) ? 64 << 10 : 256 << 20;
-  plan::kRangeParts = 1 + random.below(5);
-  plan::kLeastNodes = random.one_in(2) ? 512 : 64;
-  plan::kPointsPerNode = random.one_in(2) ? 2 : 16;
-  plan::kMomentRows = random.one_in(2) ? 512 : 3;
-  plan::kPairBlocks = random.one_in(2) ? 2000 : 3;
-  plan::kListedBlocks = random.one_in(2) ? 1000 : 2;
-}
-
 template <class T>
-Status call(const MmdVariant& variant, Problem<T>& p, MmdMethod method, const Manner& manner, Results<T>& out) {
+Status call(const MmdVariant& variant, Problem<T>& p, MmdMethod method, const Manner& manner,
+            Results<T>& out) {
   Interrupt none{};
   static char stream;  // an address that the kernels have to hand on
   launches = {&stream, 0, nullptr};
@@ -114,7 +104,8 @@ template <class T> bool same_bits(const std::vector<T>& a, const std::vector<T>&
 }
 
 template <class T> bool same_bits(const Results<T>& a, const Results<T>& b) {
-  return same_bits(a.value, b.value) && same_bits(a.slopes[0], b.slopes[0]) && same_bits(a.slopes[1], b.slopes[1]);
+  return same_bits(a.value, b.value) && same_bits(a.slopes[0], b.slopes[0]) &&
+         same_bits(a.slopes[1], b.slopes[1]);
 }
 
 // What is wrong with one problem, if anything, and the largest error as a share of what is allowed.
@@ -144,8 +135,8 @@ struct Outcome {
   }
 };
 
-// What a slope may be off by however small it is: the error of kappa' times the masses of all points twice over,
-// and that is by rounding, or by interpolation at 16 nodes, whose Lebesgue constant is 2.7.
+// What a slope may be off by however small it is: the error of kappa' times the masses of all points twice
+// over, and that is by rounding, or by interpolation at 16 nodes, whose Lebesgue constant is 2.7.
 template <class T> long double least_error(const Problem<T>& p, bool interpolated) {
   long double steepness = 0;
   for (const double scale : p.scales) steepness += 1 / std::sqrt(static_cast<long double>(scale));
@@ -180,9 +171,10 @@ void compare(Outcome& outcome, const Problem<T>& p, bool interpolated, const std
     }
     // Sums that cancel to less are only as exact as what they are sums of.
     const long double slope = kSlope * std::max(largest, size / 16) + least;
-    const long double within =
-        static_cast<long double>(p.dims) * static_cast<long double>(p.scales.size()) / static_cast<long double>(std::min(p.n, p.m));
-    outcome.compare("value", out.value[static_cast<size_t>(element)], value, kValue * (std::fabs(value) + within));
+    const long double within = static_cast<long double>(p.dims) * static_cast<long double>(p.scales.size()) /
+                               static_cast<long double>(std::min(p.n, p.m));
+    outcome.compare("value", out.value[static_cast<size_t>(element)], value,
+                    kValue * (std::fabs(value) + within));
     for (int s = 0; s < 2; ++s) {
       const int64_t count = s == 0 ? p.n : p.m;
       for (int64_t i = 0; i < count * p.dims && p.slopes[s]; ++i) {
@@ -212,7 +204,8 @@ template <class T> Outcome check_problem(const MmdVariant& variant, Problem<T>& 
     if (emulated && launches.there == 0) outcome.fail("no kernel was seen on the stream");
     if (twice) call(variant, p, method, {3, 0x3c, nullptr}, again);
     if (twice && !same_bits(out, again)) outcome.fail("a second call gives other bits");
-    for (const std::vector<T>* numbers : {&out.value, &out.slopes[0], &out.slopes[1]}) outcome.add_bits(*numbers);
+    for (const std::vector<T>* numbers : {&out.value, &out.slopes[0], &out.slopes[1]})
+      outcome.add_bits(*numbers);
     compare(outcome, p, method != MmdMethod::direct, expected, out);
     if (!outcome.problem.empty()) {
       outcome.problem += std::string(" (") + kMethodNames[static_cast<int>(method)] + ")";
@@ -229,7 +222,8 @@ template <class T> Outcome check_threads(const MmdVariant& variant, Problem<T>& 
     Results<T> alone, outs[3];
     call(variant, p, method, {}, alone);
     std::vector<std::thread> callers;
-    for (Results<T>& out : outs) callers.emplace_back([&] { call(variant, p, method, {2, 0x3c, nullptr}, out); });
+    for (Results<T>& out : outs)
+      callers.emplace_back([&] { call(variant, p, method, {2, 0x3c, nullptr}, out); });
     for (std::thread& caller : callers) caller.join();
     for (const Results<T>& out : outs)
       if (!same_bits(out, alone)) outcome.fail("calls at once give other bits");
@@ -258,7 +252,9 @@ template <class T> Outcome check_interrupts(const MmdVariant& variant, Problem<T
 
 template <class T>
 Outcome run(const std::string& mode, const MmdVariant& variant, uint64_t number, uint64_t seed) {
-  Problem<T> p = problem_of<T>(number, seed);
+  const bool edge = number >= kFirstEdge;
+  (edge ? edges()[number - kFirstEdge].constants : random_constants(number, seed)).set();
+  Problem<T> p = edge ? problem_of<T>(edges()[number - kFirstEdge], seed) : problem_of<T>(number, seed);
   Outcome outcome = mode == "threads"      ? check_threads(variant, p)
                     : mode == "interrupts" ? check_interrupts(variant, p)
                                            : check_problem(variant, p, mode != "once");
@@ -288,10 +284,10 @@ int main(int count, char** arguments) {
     return 3;
   }
   const auto number = [&](int at) { return std::strtoull(arguments[at], nullptr, 10); };
+  const uint64_t edges_end = check::kFirstEdge + check::edges().size();
   check::Outcome all;
   bool failed = false;
-  for (uint64_t at = number(3); at < number(4); ++at) {
-    check::choose_plan_constants(at, number(5));
+  for (uint64_t at = number(3); at < std::min<uint64_t>(number(4), edges_end); ++at)
     for (const bool single : {true, false}) {
       const check::Outcome outcome = single ? check::run<float>(arguments[2], *variant, at, number(5))
                                             : check::run<double>(arguments[2], *variant, at, number(5));
@@ -299,8 +295,7 @@ int main(int count, char** arguments) {
       all.add_bits(std::vector<uint64_t>{outcome.digest});
       failed |= !outcome.problem.empty();
     }
-  }
-  std::printf("digest %016llx, worst error %.2f of what is allowed\n", static_cast<unsigned long long>(all.digest),
-              all.worst);
+  std::printf("digest %016llx, worst error %.2f of what is allowed\n",
+              static_cast<unsigned long long>(all.digest), all.worst);
   return failed ? 1 : 0;
 }

@@ -1,11 +1,11 @@
-// The problems of mmd_check.cpp, and what is to come out of them: sums over all pairs in long double.
+// Random problems of the dimension-wise MMD, of all kinds of points that are hard on a kernel, and its
+// formulas written out in long double.
 #pragma once
 
 #include <mmd/mmd.h>
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <string>
 
 #include "tensors.h"
 
@@ -17,7 +17,6 @@ enum class Kind { normal, offset, lattice, equal, clusters, tails, huge, tiny, o
 constexpr int kKinds = 10;
 constexpr const char* kKindNames[] = {"normal", "offset", "lattice", "equal",   "clusters",
                                       "tails",  "huge",   "tiny",    "outlier", "undefined"};
-constexpr const char* kMethodNames[] = {"automatic", "direct", "panels"};
 
 template <class T> struct Problem {
   Kind kind;
@@ -38,7 +37,9 @@ template <class T> T point_of(Random& random, Kind kind) {
     case Kind::equal: return static_cast<T>(1.1);
     case Kind::clusters: return static_cast<T>(z + (random.one_in(2) ? 1e5 : -1e5));
     case Kind::tails: return static_cast<T>(z / std::max(1e-12, std::fabs(random.normal())));
-    case Kind::huge: return static_cast<T>(z < 0 ? -1 : 1) * std::ldexp(T(1), kExponent - 1 - static_cast<int>(random.below(40)));
+    case Kind::huge:
+      return static_cast<T>(z < 0 ? -1 : 1) *
+             std::ldexp(T(1), kExponent - 1 - static_cast<int>(random.below(40)));
     case Kind::tiny: return std::ldexp(static_cast<T>(z), -kExponent);
     default: return static_cast<T>(z);
   }
@@ -53,7 +54,8 @@ inline Shape shape_of(Random& random, const std::vector<int64_t>& batch, std::ve
 }
 
 template <class T>
-Tensor<T> points_of(Random& random, Kind kind, const std::vector<int64_t>& batch, int64_t count, int64_t dims) {
+Tensor<T> points_of(Random& random, Kind kind, const std::vector<int64_t>& batch, int64_t count,
+                    int64_t dims) {
   Tensor<T> tensor = new_tensor<T>(random, shape_of(random, batch, {count, dims}));
   for (int64_t i = 0; i < tensor.count(); ++i) tensor.memory[tensor.place(i)] = point_of<T>(random, kind);
   return tensor;
@@ -78,10 +80,13 @@ template <class T> Problem<T> problem_of(uint64_t number, uint64_t seed) {
   p.kind = static_cast<Kind>(number % kKinds);
   const bool large = number % 37 == 5;  // several tasks, for several threads
   p.dims = large ? 6 : 1 + random.below(random.one_in(4) ? 40 : 4);
-  const auto size = [&] { return large ? 300 + random.below(300) : 2 + random.below(random.one_in(3) ? 160 : 40); };
+  const auto size = [&] {
+    return large ? 300 + random.below(300) : 2 + random.below(random.one_in(3) ? 160 : 40);
+  };
   p.n = size();
   p.m = size();
-  p.batch = random.one_in(3) && !large ? std::vector<int64_t>{2, 1 + random.below(2)} : std::vector<int64_t>{};
+  p.batch =
+      random.one_in(3) && !large ? std::vector<int64_t>{2, 1 + random.below(2)} : std::vector<int64_t>{};
   for (const int64_t dim : p.batch) p.elements *= dim;
   p.scales = {0.2, 0.4, 1, 2, 4, 10};
   if (random.one_in(2)) {
@@ -93,7 +98,8 @@ template <class T> Problem<T> problem_of(uint64_t number, uint64_t seed) {
   p.x = points_of<T>(random, p.kind, p.batch, p.n, p.dims);
   p.y = points_of<T>(random, p.kind, p.batch, p.m, p.dims);
   if (p.kind == Kind::outlier)
-    p.x.memory[p.x.place(0)] = std::ldexp(T(1), static_cast<int>(random.below(std::numeric_limits<T>::max_exponent)));
+    p.x.memory[p.x.place(0)] =
+        std::ldexp(T(1), static_cast<int>(random.below(std::numeric_limits<T>::max_exponent)));
   if (p.kind == Kind::undefined) {
     const T bad[] = {std::numeric_limits<T>::infinity(), -std::numeric_limits<T>::infinity(),
                      std::numeric_limits<T>::quiet_NaN()};
@@ -120,8 +126,9 @@ template <class T> Dense dense(const Problem<T>& p, int64_t element, int64_t d) 
     long double squares = 0;
     for (int64_t i = 0; i < count; ++i) {
       points[s].push_back(tensor.memory[tensor.place((element * count + i) * p.dims + d)]);
-      masses[s].push_back(mass.given() ? static_cast<long double>(mass.memory[mass.place(element * count + i)])
-                                       : 1 / static_cast<long double>(count));
+      masses[s].push_back(mass.given()
+                              ? static_cast<long double>(mass.memory[mass.place(element * count + i)])
+                              : 1 / static_cast<long double>(count));
       squares += masses[s].back() * masses[s].back();
     }
     factor[s] = p.unbiased ? 1 / (1 - squares) : 1;

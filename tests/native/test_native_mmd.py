@@ -7,6 +7,8 @@ import pytest
 from tests.native import build
 from tests.native.test_native import CANNOT_RUN, ISAS, ORDERS, links
 
+EDGES = 1000, 2000
+
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
@@ -53,17 +55,27 @@ def test_calls_at_once_have_no_races(run):
 
 def test_emulated_kernels_give_the_same_right_bits_in_every_order(run):
     modes = {order: "check" if order == "forward" else "once" for order in ORDERS}
-    written = {run("plain", "emulated", modes[order], 0, 60, 1, order=order) for order in ORDERS}
+    written = {run("plain", "emulated", modes[order], *EDGES, 1, order=order) for order in ORDERS}
     assert len(written) == 1, written
 
 
+def test_emulated_kernels_on_random_problems(run):
+    run("plain", "emulated", "check", 0, 60, 1)
+
+
 def test_emulated_kernels_keep_to_their_memory(run):
-    run("address", "emulated", "once", 0, 45, 2)
+    run("address", "emulated", "once", *EDGES, 2)
+    run("address", "emulated", "once", 0, 30, 2)
 
 
 def test_emulated_kernels_have_no_races(run):
-    run("thread", "emulated", "once", 0, 25, 2)
+    run("thread", "emulated", "once", *EDGES, 2)
 
 
 def test_emulated_kernels_of_several_threads(run):
     run("thread", "emulated", "threads", 1, 3, 2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_cpu_kernels_at_the_edges(run, isa):
+    run("address", isa, "once", *EDGES, 1)

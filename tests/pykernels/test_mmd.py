@@ -80,7 +80,13 @@ def test_every_method_and_estimate(variant, dtype, method, unbiased, weighted):
     check(x, y, unbiased=unbiased, method=method, **weights)
 
 
-SCALES = [(1.0,), (0.01, 0.1, 1.0), (50.0, 200.0), (1e-4, 1.0, 1e4), (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 400.0)]
+SCALES = [
+    (1.0,),
+    (0.01, 0.1, 1.0),
+    (50.0, 200.0),
+    (1e-4, 1.0, 1e4),
+    (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 30.0, 400.0),
+]
 
 
 @pytest.mark.parametrize("method", ["auto", "direct"])
@@ -138,7 +144,9 @@ def test_a_sample_against_itself(variant, dtype, method):
     t = x.double()[:, None] - x.double()
     within = sum(s / (s + t * t) for s in DEFAULT_SCALES).mean((0, 1))
     closed = (2 * (within - KAPPA_0) / 499).sum().item()
-    assert cauchy_mmd(x, x, method=method).item() == pytest.approx(closed, rel=1e-6 if dtype == torch.float32 else 1e-11)
+    assert cauchy_mmd(x, x, method=method).item() == pytest.approx(
+        closed, rel=1e-6 if dtype == torch.float32 else 1e-11
+    )
 
 
 def test_laws(variant, dtype):
