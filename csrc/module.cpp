@@ -85,8 +85,8 @@ struct Place {
 };
 
 struct Workspace {
-  Workspace(const MixtureVariant& variant, int64_t bytes, const Place& place)
-      : own(variant.on_device ? nullptr : new char[bytes]),
+  Workspace(bool on_device, int64_t bytes, const Place& place)
+      : own(on_device ? nullptr : new char[bytes]),
         data(own ? own.get() : address(place.allocate(bytes).cast<uintptr_t>())) {}
   const std::unique_ptr<char[]> own;
   void* const data;
@@ -122,7 +122,7 @@ void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Stride
   args.joint_slope = address(joint_slope);
   args.marginal_slope = address(marginal_slope);
   args.workspace_bytes = variant.forward_workspace(args, threads);
-  const Workspace workspace(variant, args.workspace_bytes, place);
+  const Workspace workspace(variant.on_device, args.workspace_bytes, place);
   args.workspace = workspace.data;
   run(place, [&](Execution execution) { return variant.forward(args, execution); });
 }
@@ -149,7 +149,7 @@ void mixture_log_prob_backward(
   args.grad_scale = strided(grad_scale);
   args.grad_log_weights = strided(grad_log_weights);
   args.workspace_bytes = variant.backward_workspace(args, threads);
-  const Workspace workspace(variant, args.workspace_bytes, place);
+  const Workspace workspace(variant.on_device, args.workspace_bytes, place);
   args.workspace = workspace.data;
   run(place, [&](Execution execution) { return variant.backward(args, execution); });
 }
@@ -159,7 +159,7 @@ void cauchy_mmd(int dtype, const std::vector<int64_t>& shape, const Strided& x, 
                 const std::optional<Strided>& x_masses, const std::optional<Strided>& y_masses,
                 const std::vector<double>& scales, bool unbiased, int method, double width, int order,
                 uintptr_t value, uintptr_t slope_x, uintptr_t slope_y, const std::string& variant_name,
-                int threads) {
+                int threads, int device, uintptr_t stream, const py::object& allocate) {
   if (shape.size() < 3 || shape.size() > kMaxBatchDims + 3)
     throw py::value_error("shape must be (*batch, n, m, dims)");
   if (scales.size() > kMostMmdScales) throw py::value_error("more than 32 scales");
@@ -190,16 +190,17 @@ void cauchy_mmd(int dtype, const std::vector<int64_t>& shape, const Strided& x, 
   args.slope_y = address(slope_y);
   const std::unique_ptr<double[]> ranges(new double[batch_count(problem.batch) * problem.dims * 2]);
   args.ranges = ranges.get();
-  const Place place{threads, 0, 0, py::none()};
+  const Place place{threads, device, stream, allocate};
   const auto step = [&](int64_t bytes, Status (*function)(const MmdArguments&, MmdExecution)) {
-    const std::unique_ptr<char[]> workspace(new char[bytes]);
-    args.workspace = workspace.get();
+    const Workspace workspace(variant->on_device, bytes, place);
+    args.workspace = workspace.data;
     args.workspace_bytes = bytes;
     run(place, [&](Execution execution) {
-      return function(args, MmdExecution{execution.threads, execution.interrupt});
+      return function(
+          args, MmdExecution{execution.threads, execution.interrupt, execution.device, execution.stream});
     });
   };
-  step(variant->measure_workspace(args), variant->measure);
+  if (variant->measure) step(variant->measure_workspace(args), variant->measure);
   step(variant->workspace(args, threads), variant->run);
 }
 
@@ -252,5 +253,5 @@ PYBIND11_MODULE(_C, module) {
           if ((*variant)->runs_here()) names.emplace_back((*variant)->name);
         return names;
       },
-      "Variants of cauchy_mmd that this CPU runs.");
+      "Variants of cauchy_mmd that this machine runs.");
 }

@@ -264,7 +264,7 @@ def cauchy_mmd(
             value.data_ptr(),
             *addresses,
             variant_for(x),
-            torch.get_num_threads(),
+            *_place(x),
         )
     others = []
     if by_reference:

@@ -37,6 +37,21 @@ PYKERNELS_DEVICE float fast_exp2(float x) {
   return y;
 }
 
+// 1 ulp; the inverse of what is below 2^-126 is infinite, and an inverse below that is 0.
+PYKERNELS_DEVICE float fast_reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// 1 ulp, of what is neither as large nor as small as numbers get: two of Newton's steps.
+PYKERNELS_DEVICE double fast_reciprocal(double x) {
+  double y;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));
+  y = fma(y, fma(-x, y, 1.0), y);
+  return fma(y, fma(-x, y, 1.0), y);
+}
+
 // Copies 16 bytes, both ends aligned to 16, that arrive at the latest at async_wait.
 PYKERNELS_DEVICE void async_copy16(void* shared, const void* global) {
 #if __CUDA_ARCH__ >= 800
@@ -72,7 +87,9 @@ template <int groups> PYKERNELS_DEVICE void async_wait() {
 #define PYKERNELS_PARAMETER const
 
 namespace pykernels {
-using std::exp2, std::fabs, std::fma, std::fmax, std::log2;  // for float, too
+using std::exp2, std::fabs, std::fma, std::fmax, std::fmin, std::log2;  // for float, too
+PYKERNELS_DEVICE float fast_reciprocal(float x) { return 1 / x; }
+PYKERNELS_DEVICE double fast_reciprocal(double x) { return 1 / x; }
 }
 
 #endif

@@ -9,6 +9,9 @@ extern const MmdVariant mmd_baseline;
 extern const MmdVariant mmd_avx2;
 extern const MmdVariant mmd_avx512;
 #endif
+#if defined(PYKERNELS_CUDA) || defined(PYKERNELS_EMULATED)
+extern const MmdVariant mmd_cuda;
+#endif
 
 static const MmdVariant* const kVariants[] = {
 #if defined(PYKERNELS_X86)
@@ -16,6 +19,9 @@ static const MmdVariant* const kVariants[] = {
     &mmd_avx2,
 #endif
     &mmd_baseline,
+#if defined(PYKERNELS_CUDA) || defined(PYKERNELS_EMULATED)
+    &mmd_cuda,
+#endif
     nullptr,
 };
 

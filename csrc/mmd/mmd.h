@@ -22,8 +22,9 @@
 //
 //   |error of kappa| / kappa(0) <= (2 / L) sum_l 1 / sinh(p asinh(2 sqrt(s_l) / h)).
 //
-// A call takes two steps, because memory depends on how far the points reach: measure() writes `ranges`, from
-// which workspace() tells the bytes that run() needs. Each brings its own workspace.
+// A call of the CPU takes two steps, because memory depends on how far the points reach: measure() writes
+// `ranges`, from which workspace() tells the bytes that run() needs. Each brings its own workspace. A GPU
+// would have to be waited for in between: its variant has no measure(), and memory for any points.
 #pragma once
 
 #include "core/cpu_features.h"
@@ -55,24 +56,28 @@ struct MmdArguments {
   MmdProblem problem;
   void* value;
   void *slope_x, *slope_y;  // null: not asked for
-  double* ranges;  // [*batch, dims, 2]: the lowest and the highest point; NaN where one is not finite
+  double*
+      ranges;  // [*batch, dims, 2], of a CPU: the lowest and the highest point; NaN where one is not finite
   void* workspace;
   int64_t workspace_bytes;
 };
 
 // Where to run. Results do not depend on it.
 struct MmdExecution {
-  int threads;
-  Interrupt* interrupt;
+  int threads;             // of a CPU
+  Interrupt* interrupt;    // of a CPU
+  int device = 0;          // CUDA's number of it
+  void* stream = nullptr;  // a cudaStream_t: nothing is waited for
 };
 
 struct MmdVariant {
   const char* name;
   bool (*runs_here)();
-  int64_t (*measure_workspace)(const MmdArguments&);
+  int64_t (*measure_workspace)(const MmdArguments&);  // null, like measure: there is no such step
   Status (*measure)(const MmdArguments&, MmdExecution);
   int64_t (*workspace)(const MmdArguments&, int threads);
   Status (*run)(const MmdArguments&, MmdExecution);
+  bool on_device = false;  // takes tensors of a GPU
 };
 
 // Compiled variants, best first; null after the last.

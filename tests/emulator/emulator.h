@@ -125,6 +125,8 @@ inline int __any_sync(unsigned mask, int vote, PYKERNELS_SITE) {
   return __ballot_sync(mask, vote, file, line) != 0;
 }
 
+PYKERNELS_DEVICE int __popc(unsigned bits) { return __builtin_popcount(bits); }
+
 inline int __all_sync(unsigned mask, int vote, PYKERNELS_SITE) {
   return __ballot_sync(mask, vote, file, line) == 0xffffffffu;
 }

@@ -1,6 +1,6 @@
 """Mistakes to make in the CUDA sources, each as replacements of text, and what each ought to be caught by.
 
-The text is looked for in all CUDA sources at once, whatever its line breaks, so that moving and formatting code
+The text is looked for in all CUDA sources of a room at once, whatever its line breaks, so that moving and formatting code
 costs nothing; it has to be there exactly once, or the mutation means nothing any more.
 """
 
@@ -13,12 +13,18 @@ class Mutation(NamedTuple):
     name: str
     replacements: tuple[tuple[str, str], ...]
     sanitizers: tuple[str, ...] = ()  # modes of tests/native/build.py to run besides the plain one
+    room: str = "mixture"  # folder of csrc
 
 
 def mutation(
-    name: str, before: str, after: str, *more: tuple[str, str], also: tuple[str, ...] = ()
+    name: str,
+    before: str,
+    after: str,
+    *more: tuple[str, str],
+    also: tuple[str, ...] = (),
+    room: str = "mixture",
 ) -> Mutation:
-    return Mutation(name, ((before, after), *more), also)
+    return Mutation(name, ((before, after), *more), also, room)
 
 
 RACE, ADDRESS = ("thread",), ("address",)
@@ -258,18 +264,17 @@ MUTATIONS = (
 )
 
 
-def cuda_sources(csrc: Path) -> list[Path]:
-    mixture = csrc / "mixture"
-    return sorted([*mixture.glob("cuda_*.h"), *mixture.glob("*.cu")])
+def cuda_sources(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("cuda_*.h"), *folder.glob("*.cu")])
 
 
 def _pattern(text: str) -> re.Pattern:
     return re.compile(r"\s+".join(map(re.escape, text.split())))
 
 
-def file_with(csrc: Path, text: str) -> Path:
-    """The only CUDA source with this text."""
-    found = [path for path in cuda_sources(csrc) for _ in _pattern(text).findall(path.read_text())]
+def file_with(folder: Path, text: str) -> Path:
+    """The only CUDA source of a room with this text."""
+    found = [path for path in cuda_sources(folder) for _ in _pattern(text).findall(path.read_text())]
     if len(found) != 1:
         places = ", ".join(path.name for path in found) or "nowhere"
         raise LookupError(
@@ -282,7 +287,7 @@ def apply(mutation: Mutation, csrc: Path) -> list[str]:
     """Makes the mistake in a copy of the sources; returns the names of the files."""
     changed = []
     for before, after in mutation.replacements:
-        path = file_with(csrc, before)
+        path = file_with(csrc / mutation.room, before)
         path.write_text(_pattern(before).sub(lambda _, after=after: after, path.read_text()))
         changed.append(path.name)
     return sorted(set(changed))

@@ -12,17 +12,22 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.mutations.mmd_mutations import MMD_MUTATIONS
 from tests.mutations.mutations import MUTATIONS, Mutation, apply
 from tests.native.build import CSRC, Build, check
 from tests.native.test_native import ORDERS, SINGLE
+from tests.native.test_native_mmd import EDGES
 
 README = Path(__file__).with_name("README.md")
 NOT_SEEN = "not seen"
 MODES = ("plain", "thread", "address")
+ALL = (*MUTATIONS, *MMD_MUTATIONS)
+PROBLEMS = {"mixture": (0, SINGLE), "mmd": EDGES}
 INTRODUCTION = """# What the tests catch
 
-Each row is a mistake that `run_mutations.py` made in a copy of the CUDA sources, and what the program of
-`tests/native` saw of it on the host emulator, on its first {problems} problems (the edges, in float32):
+Each row is a mistake that `run_mutations.py` made in a copy of the CUDA sources, and what a program of
+`tests/native` saw of it on the host emulator, on its edges: {mixture} problems of the mixture, in float32, or those of
+the MMD, in float32 and float64.
 
 - *plain*: without sanitizers, in the emulator's three orders, told apart where they differ. "wrong values"
   counts the problems that failed; other texts are what the emulator itself said.
@@ -42,25 +47,29 @@ def main() -> None:
     parser.add_argument("name", nargs="?", default="", help="a part of it: run only these, and only print")
     parser.add_argument("--csrc", type=Path, default=CSRC, help="the sources, if not those of this tree")
     options = parser.parse_args()
-    chosen = [mutation for mutation in MUTATIONS if options.name in mutation.name]
+    chosen = [mutation for mutation in ALL if options.name in mutation.name]
     with tempfile.TemporaryDirectory(prefix="mutations_") as folder:
-        base = _base(Path(folder), options.csrc, chosen)
+        bases = {
+            room: _base(Path(folder) / room, options.csrc, room, of_room)
+            for room in PROBLEMS
+            if (of_room := [mutation for mutation in chosen if mutation.room == room])
+        }
         with ThreadPoolExecutor(max_workers=2) as pool:
-            rows = list(pool.map(lambda item: _try(base, *item), enumerate(chosen)))
+            rows = list(pool.map(lambda item: _try(bases[item[1].room], *item), enumerate(chosen)))
     if not options.name:
-        README.write_text(INTRODUCTION.format(problems=SINGLE) + "".join(rows))
+        README.write_text(INTRODUCTION.format(mixture=SINGLE) + "".join(rows))
     missed = [row for row in rows if not _caught(row)]
     sys.exit(f"caught by nothing:\n{''.join(missed)}" if missed else 0)
 
 
-def _base(folder: Path, csrc: Path, chosen: list[Mutation]) -> Build:
+def _base(folder: Path, csrc: Path, room: str, chosen: list[Mutation]) -> Build:
     """The sources as they are, copied once, lest they change meanwhile; every mode has to find them right."""
     shutil.copytree(csrc, folder / "csrc")
     for mutation in chosen:
         shutil.copytree(csrc, folder / "tried")
         apply(mutation, folder / "tried")
         shutil.rmtree(folder / "tried")
-    build = Build(folder / "base", folder / "csrc")
+    build = Build(folder / "base", folder / "csrc", room)
     modes = {"plain", *(mode for mutation in chosen for mode in mutation.sanitizers)}
     build.link({mode: ["emulated"] for mode in modes})
     for mode in modes:
@@ -71,7 +80,7 @@ def _base(folder: Path, csrc: Path, chosen: list[Mutation]) -> Build:
 
 def _try(base: Build, number: int, mutation: Mutation) -> str:
     """The row of one mutation."""
-    build = Build(base.folder.with_name(f"mutation_{number}"), base.folder.with_name("csrc"))
+    build = Build(base.folder.with_name(f"mutation_{number}"), base.folder.with_name("csrc"), base.room)
     for path in base.folder.glob("*.o"):
         if not any(path.stem.endswith(source.stem) for source in base.cuda_sources):
             shutil.copy(path, build.folder)
@@ -97,8 +106,8 @@ def _see(build: Build, mode: str) -> str:
 
 def _run(build: Build, mode: str, order: str) -> str:
     try:
-        arguments = ("emulated", "once", "0", str(SINGLE), "1")
-        status, written = check(build.program(mode), *arguments, order=order, timeout=120)
+        arguments = ("emulated", "once", *map(str, PROBLEMS[build.room]), "1")
+        status, written = check(build.program(mode), *arguments, order=order, timeout=300)
     except subprocess.TimeoutExpired:
         return "it hangs"
     return NOT_SEEN if status == 0 else _explain(status, written)

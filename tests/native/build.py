@@ -35,21 +35,32 @@ ISA_ALWAYS = [
     "-fno-exceptions",
 ]
 # What the sizes of a problem are divided by, and would have to be very large to be divided at all.
-PLAN_CONSTANTS = ("kWantedBlocks", "kMostMemory")
+PLAN_CONSTANTS = {
+    "mixture": ("kWantedBlocks", "kMostMemory"),
+    "mmd": (
+        "kMostMemory",
+        "kRangeParts",
+        "kLeastNodes",
+        "kPointsPerNode",
+        "kMomentRows",
+        "kPairBlocks",
+        "kListedBlocks",
+    ),
+}
 
 
 def compiler() -> str | None:
     return shutil.which("g++")
 
 
-def copy_sources(folder: Path, csrc: Path) -> None:
-    """Copies csrc and the emulator into a folder; there the constants of the plan are variables, which the
+def copy_sources(folder: Path, csrc: Path, room: str) -> None:
+    """Copies csrc and the emulator into a folder; there the constants of the room's plan are variables, which the
     program sets for each problem."""
     shutil.copytree(csrc, folder / "csrc")
     shutil.copytree(ROOT / "tests" / "emulator", folder / "emulator", ignore=shutil.ignore_patterns("*.py*"))
-    for name in PLAN_CONSTANTS:
+    for name in PLAN_CONSTANTS[room]:
         found = 0
-        for path in sorted((folder / "csrc" / "mixture").glob("*cuda*")):
+        for path in sorted((folder / "csrc" / room).glob("*cuda*")):
             text, count = re.subn(
                 rf"constexpr int64_t {name} = [^;]+;", f"extern int64_t {name};", path.read_text()
             )
@@ -57,7 +68,7 @@ def copy_sources(folder: Path, csrc: Path) -> None:
             found += count
         if found != 1:
             raise RuntimeError(
-                f"csrc/mixture/*cuda* has {found} definitions of {name}, not one: see {HERE.name}/build.py"
+                f"csrc/{room}/*cuda* has {found} definitions of {name}, not one: see {HERE.name}/build.py"
             )
 
 
@@ -67,7 +78,7 @@ class Build:
 
     def __init__(self, folder: Path, csrc: Path = CSRC, room: str = "mixture"):
         self.folder, self.room = folder, room
-        copy_sources(folder, csrc)
+        copy_sources(folder, csrc, room)
         self.cuda_sources = sorted((folder / "csrc" / room).glob("*.cu"))
         self.isas = list(ISA_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ["baseline"]
 

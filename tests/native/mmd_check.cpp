@@ -1,10 +1,12 @@
-// Runs one variant of the dimension-wise MMD on many random problems, without Python around it, by every
-// method, and compares what it returns with sums over all pairs in long double:
+// Runs one variant of the dimension-wise MMD on many problems, without Python around it, by every method, and
+// compares what it returns with sums over all pairs in long double:
 //
 //   mmd_check VARIANT MODE FIRST END SEED
 //
-// Modes: `check` makes each call twice, `threads` from several threads at once, `interrupts` tells calls to
-// end. Prints a line for each problem that fails, then the largest error; exits with 1 if one failed.
+// Problems below 1000 are random; those from 1000 on, as many as there are, bring the CUDA kernels to their
+// edges. Modes: `check` makes each call twice, `once` only once, `threads` from several threads at once,
+// `interrupts` tells calls to end. Prints a line for each problem that fails, then a digest of the bits of
+// all results and the largest error; exits with 1 if one failed.
 #include <mmd/mmd.h>
 #include <algorithm>
 #include <cmath>
@@ -13,7 +15,8 @@
 #include <string>
 #include <thread>
 
-#include "mmd_problems.h"
+#include "launches.h"
+#include "mmd_edges.h"
 #include "workspace.h"
 
 namespace check {
@@ -21,6 +24,7 @@ namespace {
 
 using namespace pykernels;
 
+constexpr uint64_t kFirstEdge = 1000;
 constexpr const char* kMethodNames[] = {"automatic", "direct", "panels"};
 
 // Of the interpolated kernel, over kappa(0).
@@ -54,7 +58,9 @@ template <class T>
 Status call(const MmdVariant& variant, Problem<T>& p, MmdMethod method, const Manner& manner,
             Results<T>& out) {
   Interrupt none{};
-  const MmdExecution execution{manner.threads, manner.interrupt ? manner.interrupt : &none};
+  static char stream;  // an address that the kernels have to hand on
+  launches = {&stream, 0, nullptr};
+  const MmdExecution execution{manner.threads, manner.interrupt ? manner.interrupt : &none, 0, &stream};
   MmdArguments args{};
   MmdProblem& problem = args.problem;
   problem.dtype = sizeof(T) == 4 ? Dtype::float32 : Dtype::float64;
@@ -80,11 +86,13 @@ Status call(const MmdVariant& variant, Problem<T>& p, MmdMethod method, const Ma
   args.slope_y = p.slopes[1] ? out.slopes[1].data() : nullptr;
   std::vector<double> ranges(static_cast<size_t>(p.elements * p.dims * 2));
   args.ranges = ranges.data();
-  args.workspace_bytes = variant.measure_workspace(args);
-  Workspace first(args.workspace_bytes, manner.workspace_content);
-  args.workspace = first.data();
-  const Status status = variant.measure(args, execution);
-  if (status != Status::ok) return status;
+  if (variant.measure) {
+    args.workspace_bytes = variant.measure_workspace(args);
+    Workspace first(args.workspace_bytes, manner.workspace_content);
+    args.workspace = first.data();
+    const Status status = variant.measure(args, execution);
+    if (status != Status::ok) return status;
+  }
   args.workspace_bytes = variant.workspace(args, manner.threads);
   Workspace second(args.workspace_bytes, manner.workspace_content);
   args.workspace = second.data();
@@ -104,6 +112,12 @@ template <class T> bool same_bits(const Results<T>& a, const Results<T>& b) {
 struct Outcome {
   std::string problem;
   double worst = 0;
+  uint64_t digest = 14695981039346656037u;
+
+  template <class T> void add_bits(const std::vector<T>& numbers) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(numbers.data());
+    for (size_t i = 0; i < numbers.size() * sizeof(T); ++i) digest = (digest ^ bytes[i]) * 1099511628211u;
+  }
 
   void fail(const std::string& what) {
     if (problem.empty()) problem = what;
@@ -138,21 +152,21 @@ template <class T> long double least_error(const Problem<T>& p, bool interpolate
 }
 
 template <class T>
-void compare(Outcome& outcome, const Problem<T>& p, bool interpolated, const Results<T>& out) {
+void compare(Outcome& outcome, const Problem<T>& p, bool interpolated, const std::vector<Dense>& all,
+             const Results<T>& out) {
   constexpr bool kSingle = sizeof(T) == 4;
   constexpr long double kValue = kSingle ? 1e-6 : 1e-12, kSlope = kSingle ? 4e-6 : 1e-11;
   const long double least = least_error(p, interpolated);
   for (int64_t element = 0; element < p.elements; ++element) {
     long double value = 0, largest = 0, size = 0;
-    std::vector<Dense> by_dim;
+    const Dense* const by_dim = &all[static_cast<size_t>(element * p.dims)];
     for (int64_t d = 0; d < p.dims; ++d) {
-      by_dim.push_back(dense(p, element, d));
-      value += by_dim.back().value;
+      value += by_dim[d].value;
       for (int s = 0; s < 2; ++s)
-        for (size_t i = 0; i < by_dim.back().slopes[s].size(); ++i) {
-          if (std::isnan(by_dim.back().slopes[s][i])) continue;
-          largest = std::max(largest, std::fabs(by_dim.back().slopes[s][i]));
-          size = std::max(size, by_dim.back().sizes[s][i]);
+        for (size_t i = 0; i < by_dim[d].slopes[s].size(); ++i) {
+          if (std::isnan(by_dim[d].slopes[s][i])) continue;
+          largest = std::max(largest, std::fabs(by_dim[d].slopes[s][i]));
+          size = std::max(size, by_dim[d].sizes[s][i]);
         }
     }
     // Sums that cancel to less are only as exact as what they are sums of.
@@ -164,7 +178,7 @@ void compare(Outcome& outcome, const Problem<T>& p, bool interpolated, const Res
     for (int s = 0; s < 2; ++s) {
       const int64_t count = s == 0 ? p.n : p.m;
       for (int64_t i = 0; i < count * p.dims && p.slopes[s]; ++i) {
-        const Dense& expected = by_dim[static_cast<size_t>(i % p.dims)];
+        const Dense& expected = by_dim[i % p.dims];
         outcome.compare("slope", out.slopes[s][static_cast<size_t>(element * count * p.dims + i)],
                         std::isnan(expected.value) ? std::numeric_limits<long double>::quiet_NaN()
                                                    : expected.slopes[s][static_cast<size_t>(i / p.dims)],
@@ -176,15 +190,23 @@ void compare(Outcome& outcome, const Problem<T>& p, bool interpolated, const Res
 
 constexpr MmdMethod kMethods[] = {MmdMethod::automatic, MmdMethod::direct, MmdMethod::panels};
 
-template <class T> Outcome check_problem(const MmdVariant& variant, Problem<T>& p) {
+template <class T> Outcome check_problem(const MmdVariant& variant, Problem<T>& p, bool twice) {
   Outcome outcome;
+  std::vector<Dense> expected;
+  for (int64_t column = 0; column < p.elements * p.dims; ++column)
+    expected.push_back(dense(p, column / p.dims, column % p.dims));
+  const bool emulated = std::strcmp(variant.name, "emulated") == 0;
   for (const MmdMethod method : kMethods) {
     Results<T> out, again;
     const Status status = call(variant, p, method, {1, kUnwritten, nullptr}, out);
     if (status != Status::ok) outcome.fail(status_text(status));
-    call(variant, p, method, {3, 0x3c, nullptr}, again);
-    if (!same_bits(out, again)) outcome.fail("a second call gives other bits");
-    compare(outcome, p, method != MmdMethod::direct, out);
+    if (launches.elsewhere) outcome.fail(std::string(launches.elsewhere) + " ran on another stream");
+    if (emulated && launches.there == 0) outcome.fail("no kernel was seen on the stream");
+    if (twice) call(variant, p, method, {3, 0x3c, nullptr}, again);
+    if (twice && !same_bits(out, again)) outcome.fail("a second call gives other bits");
+    for (const std::vector<T>* numbers : {&out.value, &out.slopes[0], &out.slopes[1]})
+      outcome.add_bits(*numbers);
+    compare(outcome, p, method != MmdMethod::direct, expected, out);
     if (!outcome.problem.empty()) {
       outcome.problem += std::string(" (") + kMethodNames[static_cast<int>(method)] + ")";
       break;
@@ -230,10 +252,12 @@ template <class T> Outcome check_interrupts(const MmdVariant& variant, Problem<T
 
 template <class T>
 Outcome run(const std::string& mode, const MmdVariant& variant, uint64_t number, uint64_t seed) {
-  Problem<T> p = problem_of<T>(number, seed);
+  const bool edge = number >= kFirstEdge;
+  (edge ? edges()[number - kFirstEdge].constants : random_constants(number, seed)).set();
+  Problem<T> p = edge ? problem_of<T>(edges()[number - kFirstEdge], seed) : problem_of<T>(number, seed);
   Outcome outcome = mode == "threads"      ? check_threads(variant, p)
                     : mode == "interrupts" ? check_interrupts(variant, p)
-                                           : check_problem(variant, p);
+                                           : check_problem(variant, p, mode != "once");
   if (!outcome.problem.empty()) {
     std::printf("problem %llu of seed %llu (float%d, %lld and %lld points, %lld dims, %zu scales, %s): %s\n",
                 static_cast<unsigned long long>(number), static_cast<unsigned long long>(seed),
@@ -248,9 +272,9 @@ Outcome run(const std::string& mode, const MmdVariant& variant, uint64_t number,
 }  // namespace check
 
 int main(int count, char** arguments) {
-  const std::vector<std::string> modes = {"check", "threads", "interrupts"};
+  const std::vector<std::string> modes = {"check", "once", "threads", "interrupts"};
   if (count != 6 || std::find(modes.begin(), modes.end(), arguments[2]) == modes.end()) {
-    std::fprintf(stderr, "usage: %s VARIANT check|threads|interrupts FIRST END SEED\n", arguments[0]);
+    std::fprintf(stderr, "usage: %s VARIANT check|once|threads|interrupts FIRST END SEED\n", arguments[0]);
     return 2;
   }
   pykernels::Status status;
@@ -260,15 +284,18 @@ int main(int count, char** arguments) {
     return 3;
   }
   const auto number = [&](int at) { return std::strtoull(arguments[at], nullptr, 10); };
-  double worst = 0;
+  const uint64_t edges_end = check::kFirstEdge + check::edges().size();
+  check::Outcome all;
   bool failed = false;
-  for (uint64_t at = number(3); at < number(4); ++at)
+  for (uint64_t at = number(3); at < std::min<uint64_t>(number(4), edges_end); ++at)
     for (const bool single : {true, false}) {
       const check::Outcome outcome = single ? check::run<float>(arguments[2], *variant, at, number(5))
                                             : check::run<double>(arguments[2], *variant, at, number(5));
-      worst = std::max(worst, outcome.worst);
+      all.worst = std::max(all.worst, outcome.worst);
+      all.add_bits(std::vector<uint64_t>{outcome.digest});
       failed |= !outcome.problem.empty();
     }
-  std::printf("worst error %.2f of what is allowed\n", worst);
+  std::printf("digest %016llx, worst error %.2f of what is allowed\n",
+              static_cast<unsigned long long>(all.digest), all.worst);
   return failed ? 1 : 0;
 }
