@@ -236,7 +236,7 @@ def compare(report: dict[str, Any], path: Path) -> int:
 def environment() -> dict[str, Any]:
     """All that a reader needs to judge a result."""
     versions = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "pykeops", "triton"):
+    for name in ("torch", "numpy", "pykeops", "geomloss", "triton"):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
