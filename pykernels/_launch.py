@@ -305,14 +305,13 @@ def cauchy_mmd_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs = x, y, x_masses, y_masses, scales
     options = unbiased, method, tolerance, output_mask
-    empty = x.new_empty(0)
     if slopes:
         given = iter(slopes)
-        parts = (
-            _scaled(grad, next(given), t.shape) if asked else empty for t, asked in zip(inputs, output_mask)
+        return tuple(
+            _scaled(grad, next(given), t.shape) if asked else x.new_empty(0)
+            for t, asked in zip(inputs, output_mask)
         )
-        return tuple(parts)
-    totals = tuple(torch.zeros_like(t) if asked else empty for t, asked in zip(inputs, output_mask))
+    totals = tuple(torch.zeros_like(t) if asked else x.new_empty(0) for t, asked in zip(inputs, output_mask))
     asked = [(total, tensor) for total, tensor, wanted in zip(totals, inputs, output_mask) if wanted]
     # One batch element after the other: the slopes of all would take the memory of the broadcast inputs.
     for index in itertools.product(*map(range, grad.shape)):
