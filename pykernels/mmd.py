@@ -44,7 +44,8 @@ def cauchy_mmd(
     Args:
         x: [*batch, n, D], the points of one sample.
         y: [*batch, m, D], those of the other. The leading dimensions `*batch` broadcast together.
-        scales: [L], the s_l: squared lengths, positive, in the squared units of x. A tensor may require a gradient.
+        scales: [L], the s_l: squared lengths, positive, in the squared units of x. A tensor may require a gradient; one
+            on a GPU is waited for.
         x_weights: [*batch, n], None for equal ones. They are normalised to sum to one, and the first term becomes
             :math:`\sum_{i \ne j} w_i w_j k(x_i, x_j) / (1 - \sum_i w_i^2)`.
         y_weights: [*batch, m], likewise.

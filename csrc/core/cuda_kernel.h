@@ -90,7 +90,7 @@ namespace pykernels {
 using std::exp2, std::fabs, std::fma, std::fmax, std::fmin, std::log2;  // for float, too
 PYKERNELS_DEVICE float fast_reciprocal(float x) { return 1 / x; }
 PYKERNELS_DEVICE double fast_reciprocal(double x) { return 1 / x; }
-}
+}  // namespace pykernels
 
 #endif
 
