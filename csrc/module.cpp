@@ -249,8 +249,8 @@ PYBIND11_MODULE(_C, module) {
       "mmd_variants",
       [] {
         std::vector<std::string> names;
-        for (const MmdVariant* const* variant = mmd_variants(); *variant; ++variant)
-          if ((*variant)->runs_here()) names.emplace_back((*variant)->name);
+        for (const MmdVariant* variant : mmd_variants())
+          if (variant->runs_here()) names.emplace_back(variant->name);
         return names;
       },
       "Variants of cauchy_mmd that this machine runs.");

@@ -44,7 +44,8 @@ def cauchy_mmd(
     Args:
         x: [*batch, n, D], the points of one sample.
         y: [*batch, m, D], those of the other. The leading dimensions `*batch` broadcast together.
-        scales: [L], the s_l: squared lengths, positive, in the squared units of x. A tensor may require a gradient.
+        scales: [L], the s_l: squared lengths, positive, in the squared units of x. A tensor may require a gradient; one
+            on a GPU is waited for.
         x_weights: [*batch, n], None for equal ones. They are normalised to sum to one, and the first term becomes
             :math:`\sum_{i \ne j} w_i w_j k(x_i, x_j) / (1 - \sum_i w_i^2)`.
         y_weights: [*batch, m], likewise.
@@ -64,7 +65,8 @@ def cauchy_mmd(
     to run and for any number of threads, on one kind of processor.
 
     The memory is O((n + m) D). Points far from all others, as of heavy tails, are summed over directly: then the
-    time grows, up to that of "direct".
+    time grows, up to that of "direct". On a GPU, which waits for nothing, that goes for all points of a dimension that
+    reaches farther than some hundred times the root of the smallest scale.
 
     Raises:
         TypeError: an argument is no floating-point tensor, or float64 meets another dtype.

@@ -11,7 +11,7 @@ namespace mmd {
 
 constexpr int64_t kLeastNodes = 512;        // of a column, for which there is room
 constexpr int64_t kPointsPerNode = 2;       // above that
-constexpr int64_t kRangeParts = 64;         // at most
+constexpr int64_t kRangeParts = 128;        // at most
 constexpr int64_t kMostSplits = 64;         // of a sample's points
 constexpr int64_t kPairBlocks = 2112;       // two waves on the largest GPUs
 constexpr int64_t kListedBlocks = 1056;     // of launches that seldom find anything to do

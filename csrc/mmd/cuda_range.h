@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kThreads) choose_ways(const T* ranges, int64_t
     if (index < elements * dims) {
       const T* range = ranges + index / dims * parts * 2 * dims + index % dims;
       T low = range[0], high = range[dims];
-      PYKERNELS_UNROLL_BY(4)
+      PYKERNELS_UNROLL_BY(16)
       for (int part = 1; part < parts; ++part) {
         range += 2 * dims;
         low = lower(low, range[0]);

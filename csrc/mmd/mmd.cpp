@@ -21,14 +21,12 @@ static const MmdVariant* const kVariants[] = {
 #if defined(PYKERNELS_CUDA) || defined(PYKERNELS_EMULATED)
     &mmd_cuda,
 #endif
-    nullptr,
 };
 
-const MmdVariant* const* mmd_variants() { return kVariants; }
+MmdVariants mmd_variants() { return {kVariants, kVariants + sizeof kVariants / sizeof *kVariants}; }
 
 const MmdVariant* find_mmd_variant(const char* name, Status* status) {
-  for (const MmdVariant* const* entry = kVariants; *entry; ++entry) {
-    const MmdVariant* const variant = *entry;
+  for (const MmdVariant* variant : mmd_variants()) {
     if (std::strcmp(variant->name, name) != 0) continue;
     *status = variant->runs_here() ? Status::ok : Status::unsupported_cpu;
     return *status == Status::ok ? variant : nullptr;

@@ -80,8 +80,14 @@ struct MmdVariant {
   bool on_device = false;  // takes tensors of a GPU
 };
 
-// Compiled variants, best first; null after the last.
-const MmdVariant* const* mmd_variants();
+// Compiled variants, best first.
+struct MmdVariants {
+  const MmdVariant* const* begin_;
+  const MmdVariant* const* end_;
+  const MmdVariant* const* begin() const { return begin_; }
+  const MmdVariant* const* end() const { return end_; }
+};
+MmdVariants mmd_variants();
 
 // The variant of that name if it was compiled and this CPU runs it; else null, and why.
 const MmdVariant* find_mmd_variant(const char* name, Status* status);

@@ -57,14 +57,14 @@ inline const std::vector<Edge>& edges() {
   static const std::vector<Edge> all = {
       // Rows by rounds, and by splits.
       {Kind::normal, 300, 200, 3, {}, usual, 1, 1, true, false, true, true, {512, 1000, 3}},
-      {Kind::normal, 700, 500, 2, {}, wide, 1, 1, true, true, true, true, {64, 1000, 512}},
-      {Kind::normal, 700, 500, 9, {}, wide, 1, 1, true, false, true, false, {64, 1000, 5}},
+      {Kind::normal, 300, 210, 2, {}, wide, 1, 1, true, true, true, true, {64, 1000, 512}},
+      {Kind::normal, 200, 140, 9, {}, wide, 1, 1, true, false, true, false, {64, 1000, 5}},
       // Dimensions that take turns in shared memory: in float64, and in float32.
       {Kind::normal, 40, 30, 9, {}, usual, 4, 1, true, false, true, true, {2048}},
       {Kind::normal, 40, 30, 9, {}, usual, 9, 1, true, true, true, true, {2048}},
       // Columns without panels beside others, more than a warp has lanes, and few blocks for them.
       {Kind::normal, 20, 30, 80, {}, usual, 1, 1e4, true, false, true, true, {512, 1000, 512, 3, 2}},
-      {Kind::normal, 5, 9, 300, {2}, usual, 1, 1e4, false, false, false, true, {512, 1000, 512, 3, 2}},
+      {Kind::normal, 5, 9, 140, {2}, usual, 1, 1e4, false, false, false, true, {512, 1000, 512, 3, 2}},
       // Several tiles of pairs, with slopes of one sample and of none.
       {Kind::normal, 300, 260, 2, {}, usual, 1, 1e4, true, true, false, false, {512, 1000, 512, 3, 2}},
       {Kind::normal, 300, 260, 2, {}, usual, 1, 1e4, true, false, true, false, {512, 1000, 512, 3, 2}},
