@@ -15,7 +15,8 @@ extern const MmdVariant mmd_cuda;
 
 static const MmdVariant* const kVariants[] = {
 #if defined(PYKERNELS_X86)
-    &mmd_avx512,   &mmd_avx2,
+    &mmd_avx512,
+    &mmd_avx2,
 #endif
     &mmd_baseline,
 #if defined(PYKERNELS_CUDA) || defined(PYKERNELS_EMULATED)
