@@ -109,14 +109,14 @@ FAR = {
 }
 
 
-@pytest.mark.parametrize("method", ["auto", "direct"])
+@pytest.mark.parametrize("method", ["auto", "direct", "panels"])
 @pytest.mark.parametrize("kind", FAR)
 def test_points_that_reach_far(variant, dtype, kind, method):
     x, y = (FAR[kind](n).to(dtype) for n in (400, 300))
     check(x, y, method=method)
 
 
-@pytest.mark.parametrize("method", ["auto", "direct"])
+@pytest.mark.parametrize("method", ["auto", "direct", "panels"])
 @pytest.mark.parametrize("outlier", [1e6, 1e19, 1e30, 3e38])
 def test_one_outlier(variant, dtype, outlier, method):
     x, y = samples(300, 200, 2, dtype)
@@ -124,7 +124,7 @@ def test_one_outlier(variant, dtype, outlier, method):
     check(x, y, method=method)
 
 
-@pytest.mark.parametrize("method", ["auto", "direct"])
+@pytest.mark.parametrize("method", ["auto", "direct", "panels"])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_no_number_in_no_number_out(variant, dtype, bad, method):
     x, y = samples(300, 200, 3, dtype)
