@@ -203,7 +203,7 @@ static inline double node_pairs(const MmdProblem& problem, const double (&excess
     store(scratch.of_x + first, slope_w + excess[0] * slope_u);
     store(scratch.of_y + first, excess[1] * (slope_u - slope_w) - slope_w);
   }
-  return mmd_of_forms(of_w, of_u, of_u - 2 * of_both + of_w, problem.num_scales, excess[0], excess[1]);
+  return value_of_forms({of_w, of_u, of_u - 2 * of_both + of_w}, problem.num_scales, excess[0], excess[1]);
 }
 
 template <class T>

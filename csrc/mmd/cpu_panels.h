@@ -187,7 +187,7 @@ double node_block(const MmdProblem& problem, const ChebyshevRule& rule, const Pl
   multiply_all(memory.table, memory.table.kappa, 1, columns, memory.tiles, threads, interrupt, memory.sums);
   double value = 0;
   for (int64_t d = 0; d < dims; ++d) {
-    double of_w = 0, of_u = 0, of_both = 0;
+    double of_w = 0, of_u = 0, of_both = 0, mass_u = 0, mass_w = 0;
     for (int64_t row = 0; row < plan.nodes; ++row) {
       const double* const weight = memory.weights + row * count;
       const double* const sum = memory.sums + row * count;
@@ -195,10 +195,12 @@ double node_block(const MmdProblem& problem, const ChebyshevRule& rule, const Pl
       if (problem.unbiased) {
         of_u += weight[dims + d] * sum[dims + d];
         of_both += weight[dims + d] * sum[d];
+        mass_u += weight[dims + d];
+        mass_w += weight[d];
       }
     }
-    value += mmd_of_forms(of_w, of_u, of_u - 2 * of_both + of_w, problem.num_scales, element.excess[0],
-                          element.excess[1]);
+    value += value_of_forms({of_w, of_u, of_u - 2 * of_both + of_w, mass_u, mass_u - mass_w},
+                            problem.num_scales, element.excess[0], element.excess[1]);
   }
   if (!element.any_slopes()) return value;
   const bool asked[] = {element.slopes[0] != nullptr, element.slopes[1] != nullptr};

@@ -94,8 +94,9 @@ __global__ void __launch_bounds__(kNodeThreads) lay_out_nodes(
   out[1] = u;
 }
 
-// What a tile of nodes adds to the quadratic forms of w and u, and to u'Kw: forms[elements][dims][tiles][3].
-constexpr int kNodeForms = 3;
+// What a tile of nodes adds to the quadratic forms of w and u, to u'Kw, and to the sums of w and u:
+// forms[elements][dims][tiles][5].
+constexpr int kNodeForms = 5;
 
 template <class T> struct NodeOutput {
   double* forms;
@@ -145,7 +146,7 @@ __global__ void __launch_bounds__(kNodeThreads) sum_over_nodes(
   }
 
   const double w = real ? all[2 * own] : 0, u = real ? all[2 * own + 1] : 0;
-  const double forms[] = {w * of_w, u * of_u, u * of_w};
+  const double forms[] = {w * of_w, u * of_u, u * of_w, w, u};
   PYKERNELS_UNROLL
   for (int form = 0; form < kNodeForms; ++form) {
     const double total = block_total<kNodeThreads>(forms[form], scratch, thread);

@@ -16,17 +16,13 @@ struct Forms {
   bool biased;
 };
 
-// w'Kw, u'Ku and v'Kv of a column, summed by a warp.
-struct ThreeForms {
-  double w, u, v;
-};
-
 PYKERNELS_DEVICE double warp_total(double own) {
   for (int step = 16; step > 0; step /= 2) own += __shfl_xor_sync(kWholeWarp, own, step);
   return own;
 }
 
-PYKERNELS_DEVICE ThreeForms forms_of_pairs(const Forms& forms, int64_t column, int lane) {
+// Those of a column, summed by a warp.
+PYKERNELS_DEVICE QuadraticForms forms_of_pairs(const Forms& forms, int64_t column, int lane) {
   const int64_t tiles = forms.pair_tiles[0] + forms.pair_tiles[1];
   const double* const parts = forms.of_pairs + 2 * column * tiles;
   double u = 0, v = 0, cross = 0;
@@ -40,19 +36,18 @@ PYKERNELS_DEVICE ThreeForms forms_of_pairs(const Forms& forms, int64_t column, i
   return {u + v - 2 * cross, u, v};
 }
 
-PYKERNELS_DEVICE ThreeForms forms_of_nodes(const Forms& forms, int64_t column, int panels, int lane) {
+PYKERNELS_DEVICE QuadraticForms forms_of_nodes(const Forms& forms, int64_t column, int panels, int lane) {
   const int tiles = (panels * forms.order + kNodeThreads - 1) / kNodeThreads;
   const double* const parts = forms.of_nodes + kNodeForms * column * forms.node_tiles;
-  double w = 0, u = 0, both = 0;
+  double sums[kNodeForms] = {};
   for (int tile = lane; tile < tiles; tile += 32) {
-    w += parts[kNodeForms * tile];
-    u += parts[kNodeForms * tile + 1];
-    both += parts[kNodeForms * tile + 2];
+    PYKERNELS_UNROLL
+    for (int form = 0; form < kNodeForms; ++form) sums[form] += parts[kNodeForms * tile + form];
   }
-  w = warp_total(w);
-  u = warp_total(u);
-  both = warp_total(both);
-  return {w, u, u - 2 * both + w};
+  PYKERNELS_UNROLL
+  for (double& sum : sums) sum = warp_total(sum);
+  const double w = sums[0], u = sums[1], both = sums[2], mass_w = sums[3], mass_u = sums[4];
+  return {w, u, u - 2 * both + w, mass_u, mass_u - mass_w};
 }
 
 // A block for each batch element, a warp for each column.
@@ -71,10 +66,10 @@ __global__ void __launch_bounds__(kThreads) add_columns(PYKERNELS_PARAMETER Inpu
   for (int64_t d = warp; d < inputs.dims; d += kWarps) {
     const int64_t column = element * inputs.dims + d;
     const int panels = forms.columns ? forms.columns[column].panels : kPairs;
-    ThreeForms three{static_cast<double>(NAN), 0, 0};
-    if (panels == kPairs) three = forms_of_pairs(forms, column, lane);
-    if (panels > 0) three = forms_of_nodes(forms, column, panels, lane);
-    own += mmd_of_forms(three.w, three.u, three.v, forms.kappa_0, excess_x, excess_y);
+    QuadraticForms of_column{static_cast<double>(NAN), 0, 0};
+    if (panels == kPairs) of_column = forms_of_pairs(forms, column, lane);
+    if (panels > 0) of_column = forms_of_nodes(forms, column, panels, lane);
+    own += value_of_forms(of_column, forms.kappa_0, excess_x, excess_y);
   }
   if (lane == 0) by_warp[warp] = own;
   __syncthreads();

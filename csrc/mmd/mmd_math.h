@@ -21,10 +21,17 @@ PYKERNELS_INLINE void cauchy_kernel(V t, const double* scales, int count, V& kap
   derivative = (-2.0 * t) * slope;
 }
 
-// A value from its quadratic forms: of w, of u and of v.
-PYKERNELS_INLINE double mmd_of_forms(double w, double u, double v, double kappa_0, double excess_u,
-                                     double excess_v) {
-  return w + excess_u * (u - kappa_0) + excess_v * (v - kappa_0);
+// Quadratic forms of w, u and v, and what u and v sum to: 1, up to rounding.
+struct QuadraticForms {
+  double w, u, v, mass_u = 1, mass_v = 1;
+};
+
+// The value of a dimension. u'Ku and kappa(0) nearly cancel where the kernel is wide, so that both get the
+// same mass.
+PYKERNELS_INLINE double value_of_forms(const QuadraticForms& of, double kappa_0, double excess_u,
+                                       double excess_v) {
+  return of.w + excess_u * (of.u - kappa_0 * of.mass_u * of.mass_u) +
+         excess_v * (of.v - kappa_0 * of.mass_v * of.mass_v);
 }
 
 constexpr int kMostOrder = 16;
