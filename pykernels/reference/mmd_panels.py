@@ -24,6 +24,7 @@ ORDERS = (8, 16)  # nodes per panel, for which there are kernels
 MOST_SHARED_NODES = 2048
 _FARTHEST = 2.0**52  # in panels: beyond, positions in a panel mean nothing
 _LARGEST = 1e150  # whose square is finite
+_SUMMED_AT_ONCE = 64
 
 
 class Rule(NamedTuple):
@@ -175,7 +176,13 @@ def _tile(
 ) -> list[Tensor]:
     between = (panel[rows, None] - panel) * width + (offset[rows, None] - offset)
     between = between.clamp(-_LARGEST, _LARGEST)
-    return [kernel(between) @ masses for kernel in kernels]
+    return [_product(kernel(between), masses) for kernel in kernels]
+
+
+def _product(kernel: Tensor, masses: Tensor) -> Tensor:
+    """kernel @ masses. BLAS splits long sums among its threads, so that bits would tell how many there are."""
+    parts = zip(kernel.split(_SUMMED_AT_ONCE, 1), masses.split(_SUMMED_AT_ONCE))
+    return sum(part @ mass for part, mass in parts)
 
 
 def _recomputed(function: Callable, *arguments):
