@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from . import _checks
-from .reference import minibatch as _reference
+from ._mixture import densities
+from .reference.minibatch import ESTIMATORS
 from .reference.mixture import JointAndMarginal
 
 
@@ -61,5 +62,5 @@ def minibatch_log_prob(
         >>> minibatch_log_prob(z, z, torch.tensor(1.0), 10, "hfvae").joint
         tensor([-1.3561, -1.3561])
     """
-    inputs = _checks.minibatch_inputs(z, loc, scale, dataset_size, estimator, _reference.ESTIMATORS)
-    return _reference.minibatch_log_prob(*inputs, dataset_size, estimator)
+    inputs = _checks.minibatch_inputs(z, loc, scale, dataset_size, estimator, ESTIMATORS)
+    return JointAndMarginal(*densities(*inputs, None, True, True, estimator, dataset_size))

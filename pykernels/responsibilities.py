@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from . import _checks
+from ._mixture import statistics
 from .reference import responsibilities as _reference
 from .reference.responsibilities import ResponsibilityStatistics
 
@@ -34,7 +35,8 @@ def responsibility_statistics(
         >>> perplexity, collision_count
         (tensor([2.]), tensor([2.]))
     """
-    return _reference.responsibility_statistics(*_checks.mixture_inputs(value, loc, scale, log_weights))
+    inputs = _checks.mixture_inputs(value, loc, scale, log_weights)
+    return ResponsibilityStatistics(*statistics(*inputs))
 
 
 def responsibility_statistics_from_log_prob(

@@ -1,7 +1,7 @@
 // Forward pass: a running log-sum-exp per row, over chunks of components.
 #pragma once
 
-#include "mixture/cpu_pack.h"
+#include "mixture/cpu_band.h"
 
 namespace pykernels {
 namespace {
@@ -81,9 +81,9 @@ template <class T> void largest_in_chunk(const Chunk<T>& chunk, const T* rows, T
 }
 
 // Adds the components of one chunk to the joint sums of one group of rows. With kKnown the squared distances
-// were computed before, by add_marginals.
-template <class T, bool kKnown>
-void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& state) {
+// were computed before, by add_marginals. With kBand there are offsets, see cpu_band.h.
+template <class T, bool kKnown, bool kBand>
+void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, const T* offsets, Running& state) {
   const auto squares_of = [&](int64_t v, Vector<T>(&x)[kGroup]) __attribute__((always_inline)) {
     if constexpr (kKnown) {
       for (int k = 0; k < kGroup; ++k) x[k] = load(known + 2 * (v * kGroup + k) * kLanes<T>);
@@ -104,14 +104,14 @@ void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& st
     unsigned over = 0;
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
-      x[k] = (constant - square[k]) - splat(reference[k]);
+      x[k] = (constant_of<T, kBand>(constant, offsets, v, k) - square[k]) - splat(reference[k]);
       over |= not_le(x[k], splat(T(kHeadroom)));
     }
     if (__builtin_expect(over != 0, 0)) {
       // Copies, so that the sums themselves can stay in registers.
       Vector<T> exponent[kGroup], summed[kGroup];
       for (int k = 0; k < kGroup; ++k) {
-        exponent[k] = constant - square[k];
+        exponent[k] = constant_of<T, kBand>(constant, offsets, v, k) - square[k];
         summed[k] = partial[k];
       }
       move_references<T>(exponent, summed, reference, state);
@@ -128,8 +128,8 @@ void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& st
 
 // The same for the marginals; state is one Running per dimension. `squared` ([vectors][kGroup][2][lanes], or
 // null) receives the joint squared distances, which are the sums of what is computed here.
-template <class T, bool kSquared>
-void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squared) {
+template <class T, bool kSquared, bool kBand>
+void add_marginals(const Chunk<T>& chunk, const T* rows, const T* offsets, Running* state, T* squared) {
   for (int64_t d = 0; d < chunk.dims; ++d) {
     Vector<T> partial[kGroup];
     T reference[kGroup];
@@ -157,13 +157,14 @@ void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squa
             store(block, sum);
           }
         }
-        x[k] = (constant - splat(reference[k])) - q;
+        x[k] = (constant_of<T, kBand>(constant, offsets, v, k) - splat(reference[k])) - q;
         over |= not_le(x[k], splat(T(kHeadroom)));
       }
       if (__builtin_expect(over != 0, 0)) {
         Vector<T> exponent[kGroup], summed[kGroup];
         for (int k = 0; k < kGroup; ++k) {
-          exponent[k] = constant - add_weighted_square(m - splat(rows[d * kGroup + k]), w, Vector<T>{});
+          exponent[k] = constant_of<T, kBand>(constant, offsets, v, k) -
+                        add_weighted_square(m - splat(rows[d * kGroup + k]), w, Vector<T>{});
           summed[k] = partial[k];
         }
         move_references<T>(exponent, summed, reference, state[d]);
