@@ -56,7 +56,11 @@ MixtureProblem problem_of(int dtype, const std::vector<int64_t>& shape, const St
   problem.loc = strided(loc);
   problem.scale = strided(scale);
   problem.log_weights = strided(log_weights);
-  if (pairs) problem.pairs = {true, std::log2((*pairs)[0]), std::log2((*pairs)[1]), std::log2((*pairs)[2])};
+  problem.pairs.other = -std::log2(static_cast<double>(problem.components));
+  if (pairs) {
+    const auto [own, next, other] = *pairs;
+    problem.pairs = {std::log2(own / other), std::log2(next / other), std::log2(other)};
+  }
   return problem;
 }
 

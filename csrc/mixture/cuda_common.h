@@ -53,7 +53,8 @@ PYKERNELS_DEVICE Matrix<T> matrix_of(const BatchShape& batch, const StridedTenso
 }
 
 template <class T> struct Components {
-  Matrix<const T> loc, scale, log_weights;  // log_weights.data null: all weigh 1/count
+  Matrix<const T> loc, scale, log_weights;  // log_weights.data null: each weighs log2_weight
+  double log2_weight;
   int64_t count;
   int dims;
 };
@@ -86,6 +87,7 @@ template <class T> PYKERNELS_DEVICE Element<T> element_of(const MixtureProblem& 
   element.components = {part(loc, of_loc, loc.strides[rank + 1]),
                         part(scale, of_scale, scale.strides[rank + 1]),
                         {nullptr, 0, 0},
+                        problem.pairs.other,
                         problem.components,
                         static_cast<int>(problem.dims)};
   if (weights.data) element.components.log_weights = part(weights, of_weights, 0);
@@ -95,7 +97,7 @@ template <class T> PYKERNELS_DEVICE Element<T> element_of(const MixtureProblem& 
 
 // In base 2; cut to the finite range above, so that differences of running sums stay numbers.
 template <class T> PYKERNELS_DEVICE T log2_weight(const Components<T>& components, int64_t i) {
-  if (!components.log_weights.data) return -log2(static_cast<T>(components.count));
+  if (!components.log_weights.data) return static_cast<T>(components.log2_weight);
   const T weight = static_cast<T>(kLog2E) * at(components.log_weights, i, 0);
   return weight > Limits<T>::kLargest ? Limits<T>::kLargest : weight;
 }
@@ -175,6 +177,32 @@ template <class T> PYKERNELS_DEVICE ExpSum<T> merge(ExpSum<T> a, ExpSum<T> b) {
 template <class T> PYKERNELS_DEVICE T log2_of(ExpSum<T> sum) {
   if (sum.top >= Limits<T>::kLargest) return static_cast<T>(INFINITY);  // a log-weight of +inf
   return sum.top + log2(sum.mass);
+}
+
+// What a pair weighs beside its component: nothing, in most tiles; and in the others what PairWeights says of
+// rows from `row` on, at `row_step`, and of components from `component` on.
+struct NoOffsets {};
+
+struct BandOffsets {
+  const PairWeights& pairs;
+  int64_t count, row, row_step, component;
+};
+
+template <class T> PYKERNELS_DEVICE T with_offset(T constant, NoOffsets, int, int) { return constant; }
+
+template <class T> PYKERNELS_DEVICE T with_offset(T constant, const BandOffsets& band, int r, int i) {
+  const int64_t row = band.row + r * band.row_step, component = band.component + i;
+  if (component == row) return constant + static_cast<T>(band.pairs.own);
+  const int64_t next = row + 1 < band.count ? row + 1 : 0;
+  return component == next ? constant + static_cast<T>(band.pairs.next) : constant;
+}
+
+// Whether some pair of these rows and components has an offset.
+PYKERNELS_DEVICE bool meets_band(const MixtureProblem& problem, int64_t row, int64_t rows, int64_t component,
+                                 int64_t components) {
+  if (!depend_on_pair(problem.pairs)) return false;
+  return (component <= row + rows && row < component + components) ||
+         (component == 0 && row + rows >= problem.rows);
 }
 
 // A product as mantissa 2^exponent, whose logarithm costs one log2 and no more rounding than the factors'.

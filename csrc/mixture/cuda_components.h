@@ -101,14 +101,15 @@ PYKERNELS_DEVICE bool load_own(const Components<T>& components, int64_t first,
   return accurate;
 }
 
-template <bool accurate, class T, int D, int many>
-PYKERNELS_DEVICE void add_row(const T* record, ComponentSums<T, D, many>& own) {
+template <bool accurate, class T, int D, int many, class Offsets>
+PYKERNELS_DEVICE void add_row(const T* record, int row, const Offsets& offsets,
+                              ComponentSums<T, D, many>& own) {
   using R = RowRecord<T, D>;
   T z[R::kPadded];
   load_aligned(record, z);
   PYKERNELS_UNROLL
   for (int k = 0; k < many; ++k) {
-    T t[D], log2 = own.constant[k];
+    T t[D], log2 = with_offset(own.constant[k], offsets, row, k);
     PYKERNELS_UNROLL
     for (int d = 0; d < D; ++d) {
       t[d] = standardized<accurate>(z[d], own.s[k][d], own.m[k][d]);
@@ -129,11 +130,12 @@ PYKERNELS_DEVICE void add_row(const T* record, ComponentSums<T, D, many>& own) {
 }
 
 // Adds every `ways`-th row, from number `way` on.
-template <bool accurate, int ways, class T, int D, int many>
-PYKERNELS_DEVICE void add_rows(const T* records, int count, int way, ComponentSums<T, D, many>& own) {
+template <bool accurate, int ways, class T, int D, int many, class Offsets>
+PYKERNELS_DEVICE void add_rows(const T* records, int count, int way, const Offsets& offsets,
+                               ComponentSums<T, D, many>& own) {
   PYKERNELS_UNROLL_BY(2)
   for (int row = way; row < count; row += ways)
-    add_row<accurate>(records + row * RowRecord<T, D>::kSize, own);
+    add_row<accurate>(records + row * RowRecord<T, D>::kSize, row, offsets, own);
 }
 
 // Components of a block. With several ways, its warps own the same ones, and each takes some of the rows.
@@ -191,10 +193,18 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 && D <= 10 ? 4 : 2) j
   for (; first < end; first += kTile<T>) {
     const int count = static_cast<int>(end - first < kTile<T> ? end - first : kTile<T>);
     load_rows<T, D>(rows, log2, gradient, components.dims, first, count, thread, records);
-    if (accurate)
-      add_rows<true, ways>(records, count, way, own);
-    else
-      add_rows<false, ways>(records, count, way, own);
+    // Of all the block's components, as one: threads that hold none of the band take no harm.
+    if (meets_band(problem, first, count, first_component, kOwners * many)) {
+      const BandOffsets offsets{problem.pairs, components.count, first, 1, own_component};
+      if (accurate)
+        add_rows<true, ways>(records, count, way, offsets, own);
+      else
+        add_rows<false, ways>(records, count, way, offsets, own);
+    } else if (accurate) {
+      add_rows<true, ways>(records, count, way, NoOffsets{}, own);
+    } else {
+      add_rows<false, ways>(records, count, way, NoOffsets{}, own);
+    }
     __syncthreads();  // before the next tile overwrites this one
   }
 

@@ -16,8 +16,8 @@
 // outputs never read; they must not overlap. The results come in nats and, for the backward pass, in base 2,
 // as the kernels work: where one component outweighs all others its responsibility is then 1 exactly, which
 // two roundings more would spoil. Gradients have their input's strides, and every element is written: where a
-// stride is 0 the gradient is summed, that of value over batch dimensions only. Without log_weights each
-// component weighs 1/components; one of log-weight -inf is absent, whatever its loc and scale.
+// stride is 0 the gradient is summed, that of value over batch dimensions only. A component of
+// log-weight -inf is absent, whatever its loc and scale.
 #pragma once
 
 #include "core/cpu_features.h"
@@ -27,12 +27,17 @@
 
 namespace pykernels {
 
-// Logarithms, in base 2, of what components weigh in row b, there being as many of them as rows, at least
-// two: component b, the next one (after the last comes the first), and every other.
+// Logarithms, in base 2, of what components weigh where there are no log_weights: in row b component b and
+// the next one (after the last comes the first), beside every other one, and what that weighs. Both may be
+// other than 0 only where there are as many components as rows, at least two, and both densities are asked
+// for.
 struct PairWeights {
-  bool given;  // in place of log_weights; then both densities are asked for
   double own, next, other;
 };
+
+static inline bool depend_on_pair(const PairWeights& weights) {
+  return weights.own != 0 || weights.next != 0;
+}
 
 struct MixtureProblem {
   Dtype dtype;

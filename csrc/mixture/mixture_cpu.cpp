@@ -18,20 +18,17 @@ template <class T> View<T> view(const BatchShape& batch, const StridedTensor& te
 }
 
 template <class T> Components<T> components_of(const MixtureProblem& problem, int64_t index) {
-  const double uniform = -::log2(static_cast<double>(problem.components));
   return {view<T>(problem.batch, problem.loc, index),
           view<T>(problem.batch, problem.scale, index),
           view<T>(problem.batch, problem.log_weights, index),
-          problem.pairs.given ? problem.pairs.other : uniform,
+          problem.pairs.other,
           problem.components,
           problem.dims,
           nullptr};
 }
 
 Band band_of(const MixtureProblem& problem) {
-  const PairWeights& pairs = problem.pairs;
-  const double own = pairs.own - pairs.other, next = pairs.next - pairs.other;
-  return {pairs.given && (own != 0 || next != 0), problem.components, own, next};
+  return {depend_on_pair(problem.pairs), problem.components, problem.pairs.own, problem.pairs.next};
 }
 
 Asked asked_of(const MixtureForward& args) {

@@ -77,7 +77,7 @@ void launch_tiles(const MixtureProblem& p, const ForwardPlan<T>& plan, const For
   const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
   const int dims = static_cast<int>(p.dims);
   PYKERNELS_LAUNCH((forward_joint_tiles<T, row_tiles, component_tiles, long_sums>), blocks, kTileThreads,
-                   tile_bytes<T>({row_tiles, component_tiles}), stream, memory.components, memory.rows,
+                   tile_bytes<T>({row_tiles, component_tiles}), stream, p, memory.components, memory.rows,
                    memory.joint, dims, depth_of(dims), plan.units, plan.joint.units, first);
 }
 
@@ -89,8 +89,8 @@ void forward_many(const MixtureProblem& p, const ForwardPlan<T>& plan, const For
   if (plan.slope_tiles)
     PYKERNELS_LAUNCH(forward_joint_slopes<T>,
                      dim3(grid(plan.row_blocks), grid(plan.joint.count), grid(elements)), kTileThreads,
-                     kGradientTileSize<T> * sizeof(T), stream, memory.components, memory.rows, memory.joint,
-                     static_cast<int>(p.dims), plan.joint.units);
+                     kGradientTileSize<T> * sizeof(T), stream, p, memory.components, memory.rows,
+                     memory.joint, static_cast<int>(p.dims), plan.joint.units);
   else if (narrow && long_sums)
     launch_tiles<T, kNarrowTiles.rows, kNarrowTiles.components, true>(p, plan, memory, elements, first,
                                                                       stream);
@@ -258,7 +258,7 @@ void launch_joint_sums(const MixtureProblem& p, const BackwardPlan<T>& plan, con
                       elements, first, stream);
     const dim3 blocks(grid(plan.component_blocks), grid(plan.joint.count), grid(elements));
     PYKERNELS_LAUNCH(joint_component_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
-                     memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims),
+                     p, memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims),
                      plan.joint.units);
     return;
   }

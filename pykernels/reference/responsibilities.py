@@ -34,10 +34,11 @@ def responsibility_statistics_from_log_prob(
     log_prob: Tensor, log_weights: Tensor | None = None
 ) -> ResponsibilityStatistics:
     """The module's three equations for any encodings, `log_prob` [*batch, B, n]."""
+    n = log_prob.shape[-1]
     if log_weights is None:
-        weighted = log_prob - math.log(log_prob.shape[-1])
+        weighted = log_prob - math.log(n)
     else:
-        weighted = log_prob + log_weights.unsqueeze(-2)
+        weighted = log_prob + log_weights.expand(*log_weights.shape[:-1], n).unsqueeze(-2)
     total, entropy, log_collision = _summary(weighted)
     return ResponsibilityStatistics(total, entropy.exp(), (-log_collision).exp())
 
