@@ -179,30 +179,33 @@ template <class T> PYKERNELS_DEVICE T log2_of(ExpSum<T> sum) {
   return sum.top + log2(sum.mass);
 }
 
-// What a pair weighs beside its component: nothing, in most tiles; and in the others what PairWeights says of
-// rows from `row` on, at `row_step`, and of components from `component` on.
-struct NoOffsets {};
+// By how much a component's number is larger than a row's. A GPU does not live to see 2^31 of both.
+PYKERNELS_DEVICE int ahead_of(int64_t component, int64_t row) { return static_cast<int>(component - row); }
 
-struct BandOffsets {
-  const PairWeights& pairs;
-  int64_t count, row, row_step, component;
-};
-
-template <class T> PYKERNELS_DEVICE T with_offset(T constant, NoOffsets, int, int) { return constant; }
-
-template <class T> PYKERNELS_DEVICE T with_offset(T constant, const BandOffsets& band, int r, int i) {
-  const int64_t row = band.row + r * band.row_step, component = band.component + i;
-  if (component == row) return constant + static_cast<T>(band.pairs.own);
-  const int64_t next = row + 1 < band.count ? row + 1 : 0;
-  return component == next ? constant + static_cast<T>(band.pairs.next) : constant;
+// Whether some pair of a tile has an offset. `ahead` is of its first component and row.
+PYKERNELS_DEVICE bool meets_band(const MixtureProblem& problem, int ahead, int rows, int components) {
+  if (!depend_on_pair(problem.pairs)) return false;
+  return (ahead <= rows && -ahead < components) || ahead + static_cast<int>(problem.rows) <= rows;
 }
 
-// Whether some pair of these rows and components has an offset.
-PYKERNELS_DEVICE bool meets_band(const MixtureProblem& problem, int64_t row, int64_t rows, int64_t component,
-                                 int64_t components) {
-  if (!depend_on_pair(problem.pairs)) return false;
-  return (component <= row + rows && row < component + components) ||
-         (component == 0 && row + rows >= problem.rows);
+// What a pair weighs beside its component: nothing, in most tiles; and in the others what PairWeights says.
+struct NoOffsets {};
+
+// Of rows `step` apart; `ahead` is of the first of them and the first component. r and i count them.
+template <int step> struct BandOffsets {
+  const MixtureProblem& problem;
+  int ahead;
+};
+
+template <class T> PYKERNELS_DEVICE T with_offset(T log2, NoOffsets, int, int) { return log2; }
+
+template <class T, int step>
+PYKERNELS_DEVICE T with_offset(T log2, const BandOffsets<step>& band, int r, int i) {
+  const int ahead = band.ahead + i - r * step;
+  if (ahead == 0) log2 += static_cast<T>(band.problem.pairs.own);
+  if (ahead == 1 || ahead == 1 - static_cast<int>(band.problem.rows))
+    log2 += static_cast<T>(band.problem.pairs.next);
+  return log2;
 }
 
 // A product as mantissa 2^exponent, whose logarithm costs one log2 and no more rounding than the factors'.

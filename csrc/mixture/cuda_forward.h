@@ -98,12 +98,13 @@ PYKERNELS_DEVICE void add_components(const T* record, int first, const Offsets& 
     load_aligned(record + i * R::kSize + R::kPadded, m);
     PYKERNELS_UNROLL
     for (int row = 0; row < rows; ++row) {
-      log2[i][row] = with_offset(record[i * R::kSize + 2 * R::kPadded], offsets, row, first + i);
+      log2[i][row] = record[i * R::kSize + 2 * R::kPadded];
       PYKERNELS_UNROLL
       for (int d = 0; d < D; ++d) {
         t[i][row][d] = standardized<accurate>(own.z[row][d], s[i][d], m[d]);
         log2[i][row] = fma(-t[i][row][d], t[i][row][d], log2[i][row]);
       }
+      log2[i][row] = with_offset(log2[i][row], offsets, row, first + i);
     }
   }
   PYKERNELS_UNROLL
@@ -224,8 +225,9 @@ __global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>())) forw
     const int count = static_cast<int>(end - first < kTile<T> ? end - first : kTile<T>);
     const bool accurate = load_records<T, D>(components, first, count, thread, records);
     constexpr int kRows = kBlockRows<rows, ways>;
-    if (meets_band(problem, blockIdx.x * static_cast<int64_t>(kRows), kRows, first, count)) {
-      const BandOffsets offsets{problem.pairs, components.count, first_row, kRowThreads, first};
+    const int ahead = ahead_of(first, blockIdx.x * static_cast<int64_t>(kRows));
+    if (meets_band(problem, ahead, kRows, count)) {
+      const BandOffsets<kRowThreads> offsets{problem, ahead - thread % kRowThreads};
       if (accurate)
         add_tile<true, 1, ways>(records, count, way, offsets, own);
       else

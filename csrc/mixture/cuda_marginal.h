@@ -59,7 +59,7 @@ PYKERNELS_DEVICE void add_marginals(const T* s, const T* m, const T* constant, i
     PYKERNELS_UNROLL
     for (int i = 0; i < many; ++i) {
       t[i] = standardized<true>(z[row], s[i * stride], m[i * stride]);
-      log2[i] = fma(-t[i], t[i], with_offset(constant[i * stride], offsets, row, first + i));
+      log2[i] = with_offset(fma(-t[i], t[i], constant[i * stride]), offsets, row, first + i);
     }
     T top = log2[0];
     PYKERNELS_UNROLL
@@ -125,9 +125,9 @@ __global__ void __launch_bounds__(kMarginalThreads) forward_marginal(
   for (; first < end; first += kSide) {
     const int count = static_cast<int>(end - first < kSide ? end - first : kSide);
     load_marginal_tile(packed, block, first, count, thread, s, m, constant);
-    const int64_t block_rows = static_cast<int64_t>(place.groups) * rows;
-    if (meets_band(problem, row_block * block_rows, block_rows, first, count)) {
-      const BandOffsets offsets{problem.pairs, problem.components, first_row, 1, first};
+    const int block_rows = place.groups * rows, ahead = ahead_of(first, row_block * block_rows);
+    if (meets_band(problem, ahead, block_rows, count)) {
+      const BandOffsets<1> offsets{problem, ahead - place.group * rows};
       add_marginal_tile<1, T, rows, slopes>(s, m, constant, count, place.column, packed.dims, offsets, z, sum,
                                             slope);
     } else {
@@ -197,28 +197,30 @@ __global__ void __launch_bounds__(kMarginalThreads) marginal_component_sums(
       gradient[at] = terms.gradient;
     }
     __syncthreads();
-    const auto add_rows = [&](const auto& offsets) {
-      PYKERNELS_UNROLL_BY(2)
-      for (int row = 0; row < count; ++row) {
-        const int at = row * width + place.column;
-        PYKERNELS_UNROLL
-        for (int k = 0; k < many; ++k) {
-          const T t = standardized<true>(z[at], s[k], m[k]);
-          const T log2 = fma(-t, t, with_offset(constant[k], offsets, row, k));
-          const T share = gradient[at] * fast_exp2(log2 + minus_log2[at]);
-          if (share != 0) {  // elsewhere t may be infinite
-            mass[k] += share;
-            first_sum[k] = fma(share, t, first_sum[k]);
-            second_sum[k] = fma(share * t, t, second_sum[k]);
-          }
+    const auto add_row = [&](int row, const auto& offsets) {
+      const int at = row * width + place.column;
+      PYKERNELS_UNROLL
+      for (int k = 0; k < many; ++k) {
+        const T t = standardized<true>(z[at], s[k], m[k]);
+        const T log2 = with_offset(fma(-t, t, constant[k]), offsets, row, k);
+        const T share = gradient[at] * fast_exp2(log2 + minus_log2[at]);
+        if (share != 0) {  // elsewhere t may be infinite
+          mass[k] += share;
+          first_sum[k] = fma(share, t, first_sum[k]);
+          second_sum[k] = fma(share * t, t, second_sum[k]);
         }
       }
     };
-    const int64_t block_components = static_cast<int64_t>(place.groups) * many;
-    if (meets_band(problem, first, count, component_block * block_components, block_components))
-      add_rows(BandOffsets{problem.pairs, problem.components, first, 1, first_component});
-    else
-      add_rows(NoOffsets{});
+    const int block_components = place.groups * many,
+              ahead = ahead_of(component_block * block_components, first);
+    if (meets_band(problem, ahead, count, block_components)) {
+      const BandOffsets<1> offsets{problem, ahead + place.group * many};
+      PYKERNELS_UNROLL_BY(1)
+      for (int row = 0; row < count; ++row) add_row(row, offsets);
+    } else {
+      PYKERNELS_UNROLL_BY(2)
+      for (int row = 0; row < count; ++row) add_row(row, NoOffsets{});
+    }
     __syncthreads();  // before the next tile overwrites this one
   }
 

@@ -72,7 +72,7 @@ PYKERNELS_DEVICE void add_squares(const T* z, const T* s, const T* m, int depth,
 // Adds the offsets of a square's pairs; `band` says of the first of its rows and of its components, which are
 // kLane neighbours in each of several tiles.
 template <class T, int many, int across>
-PYKERNELS_DEVICE void add_offsets(const BandOffsets& band, Square<T, many, across>& square) {
+PYKERNELS_DEVICE void add_offsets(const BandOffsets<1>& band, Square<T, many, across>& square) {
   constexpr int kLane = Quad<T>::kCount;
   const auto place = [](int k) { return k / kLane * kSide<T> + k % kLane; };
   PYKERNELS_UNROLL
@@ -184,8 +184,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_tiles(
     const int64_t first_row = static_cast<int64_t>(first_row_tile) * kSide<T>,
                   first_component = component_tiles * (first_group + group) * kSide<T>;
     Square<T, kRows, kOthers>& whole = long_sums ? total : square;
-    if (meets_band(problem, first_row, row_tiles * kSide<T>, first_component, component_tiles * kSide<T>))
-      add_offsets({problem.pairs, rows.count, first_row + down, 1, first_component + across}, whole);
+    const int ahead = ahead_of(first_component, first_row);
+    if (meets_band(problem, ahead, row_tiles * kSide<T>, component_tiles * kSide<T>))
+      add_offsets({problem, ahead + across - down}, whole);
     add_exponentials(whole, constant, sum);
   }
 

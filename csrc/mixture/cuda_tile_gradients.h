@@ -163,8 +163,8 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
     const bool accurate = components.accurate[packed] != 0;
     Square<T, kLane, kLane> square;
     pair_squares(z, s, m, accurate, dims, down, across, thread, tiles, square);
-    if (meets_band(problem, first_row, kS, tile * kS, kS))
-      add_offsets({problem.pairs, rows.count, first_row + down, 1, tile * kS + across}, square);
+    const int ahead = ahead_of(tile * kS, first_row);
+    if (meets_band(problem, ahead, kS, kS)) add_offsets({problem, ahead + across - down}, square);
 
     T constant[kLane];
     load_aligned(components.constant + packed * kS + across, constant);
@@ -249,8 +249,8 @@ __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
     const T* z = rows.z + row_tile * tile_size;
     Square<T, kLane, kLane> square;
     pair_squares(z, s, m, accurate, dims, across, down, thread, tiles, square);
-    if (meets_band(problem, tile * kS, kS, first_component, kS))
-      add_offsets({problem.pairs, rows.count, tile * kS + across, 1, first_component + down}, square);
+    const int ahead = ahead_of(first_component, tile * kS);
+    if (meets_band(problem, ahead, kS, kS)) add_offsets({problem, ahead + down - across}, square);
 
     T minus_log2[kLane], gradient[kLane];
     load_aligned(rows.minus_log2 + row_tile * kS + across, minus_log2);

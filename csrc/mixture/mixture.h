@@ -35,7 +35,7 @@ struct PairWeights {
   double own, next, other;
 };
 
-static inline bool depend_on_pair(const PairWeights& weights) {
+PYKERNELS_INLINE bool depend_on_pair(const PairWeights& weights) {
   return weights.own != 0 || weights.next != 0;
 }
 
