@@ -1,6 +1,7 @@
 // What a forward pass works on: the problem of one batch element, its memory, and the scratch of one thread.
 #pragma once
 
+#include "mixture/cpu_marginals.h"
 #include "mixture/cpu_statistics.h"
 
 namespace pykernels {
@@ -99,10 +100,10 @@ ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t row
 
 template <class T> struct ForwardScratch {
   Chunk<T> chunk;
-  T* squared;  // [vectors][kGroup][2][lanes]: joint squared distances, and a block's share of them
-  T* offsets;  // [vectors][kGroup][lanes]: of the band
-  T* picked;   // [dims][kGroup]: rows chosen from several groups
-  T* bounds;   // [leaves][kGroup]
+  Squares<T> squares;  // the joint squared distances
+  T* offsets;          // [vectors][kGroup][lanes]: of the band
+  T* picked;           // [dims][kGroup]: rows chosen from several groups
+  T* bounds;           // [leaves][kGroup]
 };
 
 template <class T>
@@ -113,7 +114,8 @@ ForwardScratch<T> take_forward_scratch(Arena& arena, int64_t rows, int64_t compo
   ForwardScratch<T> scratch;
   scratch.picked = take<T>(arena, dims * kGroup);
   scratch.chunk = take_chunk<T>(arena, dims, capacity, asked.marginal);
-  scratch.squared = both ? take<T>(arena, 2 * capacity * group) : nullptr;
+  scratch.squares.total = both ? take<T>(arena, capacity * group) : nullptr;
+  scratch.squares.block = both ? take<T>(arena, capacity * group) : nullptr;
   scratch.offsets = both ? take<T>(arena, kOffsets<T>) : nullptr;
   const bool skipping = may_skip<T>(rows, components, dims, asked);
   scratch.bounds = skipping ? take<T>(arena, most_leaves(components) * kGroup) : nullptr;

@@ -11,13 +11,13 @@ void add_both(const Band& band, const ForwardScratch<T>& scratch, int64_t group,
               Running* marginal, Running& joint) {
   over_parts(band, scratch.chunk, group, scratch.offsets, [&](int64_t from, int64_t to, const T* offsets) {
     const Chunk<T> part = part_of(scratch.chunk, from, to);
-    T* const squared = scratch.squared + 2 * from * kGroup * kLanes<T>;
+    const Squares<T> squares = from_vector(scratch.squares, from);
     if (offsets) {
-      add_marginals<T, true, true>(part, rows, offsets, marginal, squared);
-      add_joint<T, true, true>(part, rows, squared, offsets, joint);
+      add_marginals<T, true, true>(part, rows, offsets, marginal, squares);
+      add_joint<T, true, true>(part, rows, squares.total, offsets, joint);
     } else {
-      add_marginals<T, true, false>(part, rows, nullptr, marginal, squared);
-      add_joint<T, true, false>(part, rows, squared, nullptr, joint);
+      add_marginals<T, true, false>(part, rows, nullptr, marginal, squares);
+      add_joint<T, true, false>(part, rows, squares.total, nullptr, joint);
     }
   });
 }
@@ -50,7 +50,7 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
       } else if (!marginal) {
         add_joint<T, false, false>(scratch.chunk, rows, nullptr, nullptr, joint[group]);
       } else if (!joint) {
-        add_marginals<T, false, false>(scratch.chunk, rows, nullptr, marginal + group * dims, nullptr);
+        add_marginals<T, false, false>(scratch.chunk, rows, nullptr, marginal + group * dims, {});
       } else {
         add_both(problem.band, scratch, group, rows, marginal + group * dims, joint[group]);
       }
