@@ -102,13 +102,13 @@ void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, const T* of
     const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
     Vector<T> square[kGroup], x[kGroup];
     squares_of(v, square);
-    unsigned over = 0;
+    AllLe<T> below;
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
       x[k] = (constant_of<T, kBand>(constant, offsets, v, k) - square[k]) - splat(reference[k]);
-      over |= not_le(x[k], splat(T(kHeadroom)));
+      below.look(x[k], splat(T(kHeadroom)));
     }
-    if (__builtin_expect(over != 0, 0)) {
+    if (__builtin_expect(below.failed(), 0)) {
       // Copies, so that the sums themselves can stay in registers.
       Vector<T> exponent[kGroup], summed[kGroup];
       for (int k = 0; k < kGroup; ++k) {

@@ -16,8 +16,10 @@ struct Asked {
   bool joint, marginal, statistics;
 };
 
-template <class T> int64_t forward_capacity(int64_t dims, bool marginal) {
-  return chunk_capacity<T>(dims, marginal ? 3 : 2, 96 << 10);
+// With both densities the squared distances take their place in the nearest cache, too.
+template <class T> int64_t forward_capacity(int64_t dims, Asked asked) {
+  const bool both = asked.joint && asked.marginal;
+  return chunk_capacity<T>(dims, asked.marginal ? 3 : 2, both ? 24 << 10 : 96 << 10);
 }
 
 // Below this size a probe would cost more than a few percent of the plain pass. It takes room for a second
@@ -26,7 +28,7 @@ template <class T> bool skipping_possible(int64_t rows, int64_t components, int6
   const double slots =
       static_cast<double>(rows) * static_cast<double>(components) * (2.0 * static_cast<double>(dims) + 5);
   return rows >= 448 && components >= 16384 && components < INT32_MAX && slots >= 4e8 &&
-         forward_capacity<T>(dims, false) * kLanes<T> >= kLeaf;
+         forward_capacity<T>(dims, {true, false, false}) * kLanes<T> >= kLeaf;
 }
 
 template <class T> bool may_skip(int64_t rows, int64_t components, int64_t dims, Asked asked) {
@@ -109,7 +111,7 @@ template <class T> struct ForwardScratch {
 template <class T>
 ForwardScratch<T> take_forward_scratch(Arena& arena, int64_t rows, int64_t components, int64_t dims,
                                        Asked asked) {
-  const int64_t capacity = forward_capacity<T>(dims, asked.marginal), group = kGroup * kLanes<T>;
+  const int64_t capacity = forward_capacity<T>(dims, asked), group = kGroup * kLanes<T>;
   const bool both = asked.joint && asked.marginal;
   ForwardScratch<T> scratch;
   scratch.picked = take<T>(arena, dims * kGroup);

@@ -18,14 +18,13 @@ template <class T> PYKERNELS_INLINE Squares<T> from_vector(const Squares<T>& squ
   return {squares.total + o, squares.block + o};
 }
 
-// What a kernel has in registers at a time: sums of exponentials of some dimensions and rows. With squared
-// distances to keep, which go through memory from one dimension to the next, more dimensions are better than
-// more rows.
+// What a kernel has in registers at a time: sums of exponentials of some dimensions and rows. Squared
+// distances go through memory from one dimension to the next, which is less where two are taken at once.
 struct Patch {
   int dims, rows;
 };
 constexpr Patch kPatch{1, kGroup};
-constexpr Patch kSquaresPatch = kVectorBytes == 64 ? Patch{4, 4} : kPatch;
+constexpr Patch kSquaresPatch = kVectorBytes == 64 ? Patch{2, kGroup} : kPatch;
 
 // Adds the components of one chunk to the sums of `kDims` dimensions from d on, for `kRows` rows of a group
 // from `first` on.
@@ -51,16 +50,16 @@ void add_patch(const Chunk<T>& chunk, const T* rows, const T* offsets, int64_t d
       const Vector<T> m = load(chunk.loc + o), w = load(chunk.precision + o),
                       constant = load(chunk.marginal_constant + o);
       Vector<T> x[kRows];
-      unsigned over = 0;
+      AllLe<T> below;
 #pragma GCC unroll 8
       for (int k = 0; k < kRows; ++k) {
         const Vector<T> e = m - splat(z[k]), q = add_weighted_square(e, w, Vector<T>{});
         // As squared_distances does it: the joint backward pass must find the same bits.
         if constexpr (kSquares) square[k] = add_weighted_square(e, w, square[k]);
         x[k] = (constant_of<T, kBand>(constant, offsets, v, first + k) - splat(reference[j][first + k])) - q;
-        over |= not_le(x[k], splat(T(kHeadroom)));
+        below.look(x[k], splat(T(kHeadroom)));
       }
-      if (__builtin_expect(over != 0, 0)) {
+      if (__builtin_expect(below.failed(), 0)) {
         // Copies, so that the sums themselves can stay in registers; other rows of the group have nothing to
         // add.
         Vector<T> exponent[kGroup], summed[kGroup];

@@ -65,13 +65,14 @@ void add_statistics(const Chunk<T>& chunk, const T* rows, Running& state, Moment
     const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
     Vector<T> x[kGroup];
     squared_distances(chunk, v, rows, x);
-    unsigned over = 0;
+    AllLe<T> below;
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
       x[k] = constant - x[k];
-      over |= not_le(x[k] - splat(reference[k]), splat(T(kHeadroom)));
+      below.look(x[k] - splat(reference[k]), splat(T(kHeadroom)));
     }
-    if (__builtin_expect(over != 0, 0)) move_all<T>(x, total, square, product, reference, state, moments);
+    if (__builtin_expect(below.failed(), 0))
+      move_all<T>(x, total, square, product, reference, state, moments);
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
       x[k] = x[k] - splat(reference[k]);
