@@ -179,7 +179,7 @@ template <class T> PYKERNELS_DEVICE T log2_of(ExpSum<T> sum) {
   return sum.top + log2(sum.mass);
 }
 
-// By how much a component's number is larger than a row's. A GPU does not live to see 2^31 of both.
+// By how much a component's number is larger than a row's. It fits: 2^31 of both would make 2^62 pairs.
 PYKERNELS_DEVICE int ahead_of(int64_t component, int64_t row) { return static_cast<int>(component - row); }
 
 // Whether some pair of a tile has an offset. `ahead` is of its first component and row.
