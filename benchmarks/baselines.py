@@ -70,6 +70,32 @@ def keops(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return log_prob.logsumexp(1).squeeze(-1) - (math.log(n) + 0.5 * dims * math.log(2 * math.pi))
 
 
+def dense_minibatch(estimator: str, dataset_size: int, rows: Tensor | None = None) -> Formulation:
+    """Joint less the sum of the marginals of a minibatch estimate, the integrand of the total correlation, as the code
+    of Chen et al. 2018 has it: all [B, B, D] log-densities, and for stratified sampling (and equation 11b) a [B, B]
+    matrix of log-weights beside them. But the weights are where the formulas say. Only of `rows`, if given."""
+
+    def integrand(z: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+        size, n = len(z), dataset_size
+        chosen = torch.arange(size, device=z.device) if rows is None else rows
+        log_prob = Normal(loc, scale).log_prob(z[chosen].unsqueeze(1))
+        if estimator == "mws":
+            constant = math.log(n * size)
+            joint = torch.logsumexp(log_prob.sum(2), 1) - constant
+            return joint - (torch.logsumexp(log_prob, 1) - constant).sum(1)
+        others = size - 1
+        following = (n - others) / (n * others) if estimator == "mss" else (n - 1) / (n * others)
+        weights = z.new_full((size, size), 1 / others if estimator == "mss" else following)
+        weights.view(-1)[:: size + 1] = 1 / n
+        weights.view(-1)[1 :: size + 1] = following
+        weights[-1, 0] = following
+        log_weights = weights.log()[chosen]
+        joint = torch.logsumexp(log_weights + log_prob.sum(2), 1)
+        return joint - torch.logsumexp(log_weights.unsqueeze(2) + log_prob, 1).sum(1)
+
+    return integrand
+
+
 def dense_mmd(x: Tensor, y: Tensor) -> Tensor:
     """The dimension-wise MMD of `pykernels.cauchy_mmd` from three [n, n, D] tensors of squared distances, as the code
     of Mathieu et al. 2019 has it."""

@@ -3,7 +3,9 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,10 +36,12 @@ StridedTensor strided(const std::optional<Strided>& tensor) {
   return out;
 }
 
+using Weights = std::array<double, 3>;  // own, next and other, see PairWeights
+
 // shape: (*batch, rows, components, dims)
 MixtureProblem problem_of(int dtype, const std::vector<int64_t>& shape, const Strided& value,
-                          const Strided& loc, const Strided& scale,
-                          const std::optional<Strided>& log_weights) {
+                          const Strided& loc, const Strided& scale, const std::optional<Strided>& log_weights,
+                          const std::optional<Weights>& pairs) {
   if (shape.size() < 3 || shape.size() > kMaxBatchDims + 3)
     throw py::value_error("shape must be (*batch, rows, components, dims)");
   MixtureProblem problem{};
@@ -52,6 +56,11 @@ MixtureProblem problem_of(int dtype, const std::vector<int64_t>& shape, const St
   problem.loc = strided(loc);
   problem.scale = strided(scale);
   problem.log_weights = strided(log_weights);
+  problem.pairs.other = -std::log2(static_cast<double>(problem.components));
+  if (pairs) {
+    const auto [own, next, other] = *pairs;
+    problem.pairs = {std::log2(own / other), std::log2(next / other), std::log2(other)};
+  }
   return problem;
 }
 
@@ -107,20 +116,24 @@ template <class Launch> void run(const Place& place, const Launch& launch) {
 }
 
 void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
-                      const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint,
-                      uintptr_t joint_log2, uintptr_t joint_slope, uintptr_t marginal,
-                      uintptr_t marginal_log2, uintptr_t marginal_slope, const std::string& variant_name,
-                      int threads, int device, uintptr_t stream, const py::object& allocate) {
+                      const Strided& scale, const std::optional<Strided>& log_weights,
+                      const std::optional<Weights>& pairs, uintptr_t joint, uintptr_t joint_log2,
+                      uintptr_t joint_slope, uintptr_t marginal, uintptr_t marginal_log2,
+                      uintptr_t marginal_slope, uintptr_t perplexity, uintptr_t collision_count,
+                      const std::string& variant_name, int threads, int device, uintptr_t stream,
+                      const py::object& allocate) {
   const Place place{threads, device, stream, allocate};
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureForward args{};
-  args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
+  args.problem = problem_of(dtype, shape, value, loc, scale, log_weights, pairs);
   args.joint = address(joint);
   args.joint_log2 = address(joint_log2);
   args.marginal = address(marginal);
   args.marginal_log2 = address(marginal_log2);
   args.joint_slope = address(joint_slope);
   args.marginal_slope = address(marginal_slope);
+  args.perplexity = address(perplexity);
+  args.collision_count = address(collision_count);
   args.workspace_bytes = variant.forward_workspace(args, threads);
   const Workspace workspace(variant.on_device, args.workspace_bytes, place);
   args.workspace = workspace.data;
@@ -129,21 +142,23 @@ void mixture_log_prob(int dtype, const std::vector<int64_t>& shape, const Stride
 
 void mixture_log_prob_backward(
     int dtype, const std::vector<int64_t>& shape, const Strided& value, const Strided& loc,
-    const Strided& scale, const std::optional<Strided>& log_weights, uintptr_t joint_log2,
-    uintptr_t marginal_log2, uintptr_t joint_slope, uintptr_t marginal_slope, uintptr_t grad_joint,
-    uintptr_t grad_marginal, const std::optional<Strided>& grad_value, const std::optional<Strided>& grad_loc,
+    const Strided& scale, const std::optional<Strided>& log_weights, const std::optional<Weights>& pairs,
+    uintptr_t joint_log2, uintptr_t marginal_log2, uintptr_t joint_slope, uintptr_t marginal_slope,
+    uintptr_t grad_joint, uintptr_t grad_marginal, uintptr_t grad_statistics,
+    const std::optional<Strided>& grad_value, const std::optional<Strided>& grad_loc,
     const std::optional<Strided>& grad_scale, const std::optional<Strided>& grad_log_weights,
     const std::string& variant_name, int threads, int device, uintptr_t stream, const py::object& allocate) {
   const Place place{threads, device, stream, allocate};
   const MixtureVariant& variant = variant_named(variant_name);
   MixtureBackward args{};
-  args.problem = problem_of(dtype, shape, value, loc, scale, log_weights);
+  args.problem = problem_of(dtype, shape, value, loc, scale, log_weights, pairs);
   args.joint_log2 = address(joint_log2);
   args.marginal_log2 = address(marginal_log2);
   args.joint_slope = address(joint_slope);
   args.marginal_slope = address(marginal_slope);
   args.grad_joint = address(grad_joint);
   args.grad_marginal = address(grad_marginal);
+  args.grad_statistics = address(grad_statistics);
   args.grad_value = strided(grad_value);
   args.grad_loc = strided(grad_loc);
   args.grad_scale = strided(grad_scale);

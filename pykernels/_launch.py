@@ -11,13 +11,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .reference.mixture import batch_shape
+from .reference.minibatch import pair_weights
+from .reference.mixture import PairWeights, batch_shape
 from .reference.mixture import mixture_log_prob as _reference_log_prob
 from .reference.mixture_gradients import mixture_log_prob_backward as _reference_backward
 from .reference.mmd import METHODS
 from .reference.mmd import batch_shape as _mmd_batch_shape
 from .reference.mmd_gradients import value_and_slopes as _reference_mmd
 from .reference.mmd_panels import panel_rule as _panel_rule
+from .reference.responsibilities import mixture_statistics as _reference_statistics
 
 try:
     import pykernels._C as _C  # after torch, so that both share one OpenMP runtime
@@ -93,10 +95,13 @@ def mixture_log_prob(
     joint: bool,
     marginal: bool,
     slopes: bool,
+    estimator: str = "",
+    dataset_size: int = 0,
 ) -> list[Tensor]:
     variant = variant_for(value)
+    pairs = _pairs(loc, estimator, dataset_size)
     if variant == REFERENCE:
-        results = _reference_log_prob(value, loc, scale, log_weights, joint, marginal)
+        results = _reference_log_prob(value, loc, scale, log_weights, joint, marginal, pairs)
         asked = [result for result, wanted in zip(results, (joint, marginal)) if wanted]
         return [tensor for result in asked for tensor in (result, result.clone())]
     batch, shape = _sizes(value, loc, scale, log_weights)
@@ -110,8 +115,10 @@ def mixture_log_prob(
         _DTYPES[value.dtype],
         shape,
         *_addresses(value, loc, scale, log_weights, shape),
+        pairs,
         *(*addresses[:size], *none)[:3] if joint else none,
         *(*addresses[-size:], *none)[:3] if marginal else none,
+        *(0, 0),
         variant,
         *_place(value),
     )
@@ -128,6 +135,47 @@ def new_outputs(
     return [value.new_empty(size) for shape in densities for size in (shape, shape, *slope_shapes)]
 
 
+def responsibility_statistics(
+    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None
+) -> list[Tensor]:
+    variant = _statistics_variant(value)
+    if variant == REFERENCE:
+        log_prob, *others = _reference_statistics(value, loc, scale, log_weights)
+        return [log_prob, log_prob.clone(), *others]
+    batch, shape = _sizes(value, loc, scale, log_weights)
+    outputs = new_statistics(value, batch)
+    if 0 in batch or value.shape[-2] == 0:
+        return outputs
+    log_prob, log2, *others = (output.data_ptr() for output in outputs)
+    _C.mixture_log_prob(
+        _DTYPES[value.dtype],
+        shape,
+        *_addresses(value, loc, scale, log_weights, shape),
+        None,
+        *(log_prob, log2, 0),
+        *(0, 0, 0),
+        *others,
+        variant,
+        *_place(value),
+    )
+    return outputs
+
+
+def new_statistics(value: Tensor, batch: tuple[int, ...]) -> list[Tensor]:
+    """The joint density, the same in base 2, perplexity and collision count."""
+    return [value.new_empty((*batch, value.shape[-2])) for _ in range(4)]
+
+
+def _statistics_variant(value: Tensor) -> str:
+    """The CUDA kernels have no such statistics: the reference gives them on a GPU."""
+    variant = variant_for(value)
+    return REFERENCE if variant in (CUDA, EMULATED) else variant
+
+
+def _pairs(loc: Tensor, estimator: str, dataset_size: int) -> PairWeights | None:
+    return pair_weights(estimator, loc.shape[-2], dataset_size) if estimator else None
+
+
 def mixture_log_prob_backward(
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
@@ -140,12 +188,17 @@ def mixture_log_prob_backward(
     scale: Tensor,
     log_weights: Tensor | None,
     output_mask: list[bool],
+    grad_statistics: Tensor | None = None,
+    estimator: str = "",
+    dataset_size: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     inputs = value, loc, scale, log_weights
-    variant = variant_for(value)
+    variant = variant_for(value) if grad_statistics is None else _statistics_variant(value)
+    pairs = _pairs(loc, estimator, dataset_size)
     if variant == REFERENCE:
+        grads = grad_joint, grad_marginal, grad_statistics
         densities = joint_log2, marginal_log2  # in nats, as the reference left them
-        gradients = _reference_backward(grad_joint, grad_marginal, *densities, *inputs, output_mask)
+        gradients = _reference_backward(*grads, *densities, *inputs, output_mask, pairs)
         return tuple(value.new_empty(0) if gradient is None else gradient for gradient in gradients)
     batch, shape = _sizes(*inputs)
     nothing_to_do = 0 in batch or shape[-3] == 0
@@ -154,12 +207,21 @@ def mixture_log_prob_backward(
     if nothing_to_do:
         return outputs
     # Held until the call returns: a temporary's memory would be handed to the next tensor.
-    by_row = joint_log2, marginal_log2, joint_slope, marginal_slope, grad_joint, grad_marginal
+    by_row = (
+        joint_log2,
+        marginal_log2,
+        joint_slope,
+        marginal_slope,
+        grad_joint,
+        grad_marginal,
+        grad_statistics,
+    )
     by_row = [t if t is None else t.contiguous() for t in by_row]
     _C.mixture_log_prob_backward(
         _DTYPES[value.dtype],
         shape,
         *_addresses(*inputs, shape),
+        pairs,
         *(0 if t is None else t.data_ptr() for t in by_row),
         *_addresses(*(out if asked else None for out, asked in zip(outputs, output_mask)), shape),
         variant,

@@ -129,6 +129,26 @@ PYKERNELS_INLINE unsigned not_le(VectorD a, VectorD b) {
 
 #endif
 
+// Whether a <= b has held in every lane of every pair that was looked at; a NaN fails it.
+template <class T> struct AllLe {
+#if defined(__AVX512F__)
+  // Each comparison masks the next one: nothing leaves the mask registers but the last.
+  static constexpr __mmask16 kAll = sizeof(T) == 4 ? 0xffff : 0xff;
+  __mmask16 held = kAll;
+  __attribute__((always_inline)) void look(VectorF a, VectorF b) {
+    held = _mm512_mask_cmp_ps_mask(held, (__m512)a, (__m512)b, _CMP_LE_OQ);
+  }
+  __attribute__((always_inline)) void look(VectorD a, VectorD b) {
+    held = _mm512_mask_cmp_pd_mask(static_cast<__mmask8>(held), (__m512d)a, (__m512d)b, _CMP_LE_OQ);
+  }
+  __attribute__((always_inline)) bool failed() const { return held != kAll; }
+#else
+  unsigned over = 0;
+  __attribute__((always_inline)) void look(Vector<T> a, Vector<T> b) { over |= not_le(a, b); }
+  __attribute__((always_inline)) bool failed() const { return over != 0; }
+#endif
+};
+
 // 1 / x where both are positive and normal, to within two units in the last place.
 // All lanes in double, in one vector or two.
 template <class T> constexpr int kWideParts = 8 / static_cast<int>(sizeof(T));

@@ -3,7 +3,7 @@
 // mixture_math.h.
 #pragma once
 
-#include "mixture/cpu_pack.h"
+#include "mixture/cpu_band.h"
 
 namespace pykernels {
 namespace {
@@ -15,7 +15,9 @@ constexpr int64_t kFlushGroups = 64;  // groups of rows after which single sums 
 template <class T> struct Upstream {
   T* rows;                      // [groups][dims][kGroup]
   T *joint, *grad_joint;        // [groups][kGroup]
+  T *of_log, *of_share;         // [groups][kGroup]: see grad_statistics, that of a log in base 2; null: zero
   T *marginal, *grad_marginal;  // [groups][dims][kGroup]
+  Band band;
 };
 
 template <class T> struct BackwardScratch {
@@ -25,8 +27,22 @@ template <class T> struct BackwardScratch {
   T* mass;        // of the marginals; null without them
   T* joint_mass;  // [vectors][lanes]
   T *total_first, *total_second, *total_mass, *total_joint_mass;
-  T* weight;  // of the pairs at hand: [vectors][kGroup][lanes]
+  T* weight;   // of the pairs at hand: [vectors][kGroup][lanes]
+  T* offsets;  // of the band: [vectors][kGroup][lanes]
 };
+
+// Vectors of a chunk to work on, and how their pairs with a group differ, see cpu_band.h; offsets null: they
+// do not.
+template <class T> struct Part {
+  int64_t from, to;
+  const T* offsets;
+};
+
+// The constants of vector v for row k.
+template <bool kBand, class T>
+PYKERNELS_INLINE Vector<T> constant_in(const Part<T>& part, Vector<T> constant, int64_t v, int k) {
+  return constant_of<T, kBand>(constant, part.offsets, v - part.from, k);
+}
 
 template <class T> BackwardScratch<T> take_backward_scratch(Arena& arena, int64_t dims, bool marginal) {
   const int64_t capacity = chunk_capacity<T>(dims, marginal ? 6 : 4, 256 << 10);
@@ -40,20 +56,23 @@ template <class T> BackwardScratch<T> take_backward_scratch(Arena& arena, int64_
   scratch.joint_mass = take<T>(arena, capacity * kLanes<T>);
   scratch.total_joint_mass = take<T>(arena, capacity * kLanes<T>);
   scratch.weight = take<T>(arena, capacity * kGroup * kLanes<T>);
+  scratch.offsets = take<T>(arena, kOffsets<T>);
   return scratch;
 }
 
-// Weights r_kv = grad_joint_k * responsibility of every component of the chunk for one group of rows, 0 where
+// Weights r_kv = grad_joint_k * responsibility of every component of the part for one group of rows, 0 where
 // that cannot matter: smaller numbers would become denormal, with which processors are slow. Returns how many
 // vectors hold a pair that can, and lists them in `live`; with kAll every vector is kept.
-template <class T, bool kAll>
-int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, T negligible,
-                      int64_t (&live)[kMostVectors]) {
+template <class T, bool kAll, bool kBand, bool kStatistics>
+int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, const Part<T>& part,
+                      T negligible, int64_t (&live)[kMostVectors]) {
   const Chunk<T>& chunk = scratch.chunk;
   const T* rows = up.rows + group * chunk.dims * kGroup;
   const T *joint = up.joint + group * kGroup, *grad = up.grad_joint + group * kGroup;
+  const T *of_log = kStatistics ? up.of_log + group * kGroup : nullptr,
+          *of_share = kStatistics ? up.of_share + group * kGroup : nullptr;
   int64_t count = 0;
-  for (int64_t v = 0; v < chunk.vectors; ++v) {
+  for (int64_t v = part.from; v < part.to; ++v) {
     Vector<T> x[kGroup];
     squared_distances(chunk, v, rows, x);
     const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
@@ -61,7 +80,7 @@ int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_
     unsigned alive = kAll;
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
-      x[k] = (constant - x[k]) - splat(joint[k]);
+      x[k] = (constant_in<kBand>(part, constant, v, k) - x[k]) - splat(joint[k]);
       alive |= not_le(x[k], splat(negligible));
       store(weight + k * kLanes<T>, x[k]);
     }
@@ -75,7 +94,14 @@ int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_
     Vector<T> mass = load(sum);
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
-      const Vector<T> r = exp2_above(load(weight + k * kLanes<T>), splat(negligible)) * splat(grad[k]);
+      const Vector<T> exponent = load(weight + k * kLanes<T>),
+                      share = exp2_above(exponent, splat(negligible));
+      Vector<T> gradient = splat(grad[k]);
+      if constexpr (kStatistics) {
+        const Vector<T> log2 = exponent > splat(negligible) ? exponent : splat(negligible);
+        gradient = fma(splat(of_log[k]), log2, fma(splat(of_share[k]), share, gradient));
+      }
+      const Vector<T> r = share * gradient;
       mass += r;
       store(weight + k * kLanes<T>, r);
     }
@@ -96,9 +122,9 @@ template <int n> struct Vectors {
 
 // Adds one dimension of a group of rows to the sums of kVectors vectors of components, and their pull on the
 // rows to `pull`.
-template <class T, int kVectors, bool kJoint, bool kMarginal, bool kRows, bool kComponents>
+template <class T, int kVectors, bool kJoint, bool kMarginal, bool kRows, bool kComponents, bool kBand>
 PYKERNELS_INLINE void add_vectors(const BackwardScratch<T>& scratch, const int64_t* live, const T* weight,
-                                  int64_t d, const RowsOfDim<T>& rows, T negligible,
+                                  int64_t d, const RowsOfDim<T>& rows, const Part<T>& part, T negligible,
                                   Vector<T> (&pull)[kGroup]) {
   const Chunk<T>& chunk = scratch.chunk;
   int64_t o[kVectors];
@@ -125,7 +151,8 @@ PYKERNELS_INLINE void add_vectors(const BackwardScratch<T>& scratch, const int64
       Vector<T> r{};
       if constexpr (kMarginal) {
         const Vector<T> square = add_weighted_square(e, w[i], Vector<T>{});
-        const Vector<T> x = (constant[i] - square) - splat(rows.marginal[k]);
+        const Vector<T> x =
+            (constant_in<kBand>(part, constant[i], live[i], k) - square) - splat(rows.marginal[k]);
         r = exp2_above(x, splat(negligible)) * splat(rows.grad_marginal[k]);
         mass[i] += r;
       }
@@ -152,9 +179,9 @@ PYKERNELS_INLINE void add_vectors(const BackwardScratch<T>& scratch, const int64
 
 // Adds one group of rows to the sums of the live components, and their pull on the rows to grad_rows
 // [dims][kGroup].
-template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents>
-void add_gradients(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, const int64_t* live,
-                   int64_t count, T negligible, T* grad_rows) {
+template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents, bool kBand>
+void add_gradients(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, const Part<T>& part,
+                   const int64_t* live, int64_t count, T negligible, T* grad_rows) {
   const int64_t dims = scratch.chunk.dims;
   for (int64_t d = 0; d < dims; ++d) {
     const int64_t o = (group * dims + d) * kGroup;
@@ -164,8 +191,8 @@ void add_gradients(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t g
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) pull[k] = Vector<T>{};
     const auto add = [&](auto vectors, int64_t j) __attribute__((always_inline)) {
-      add_vectors<T, decltype(vectors)::count, kJoint, kMarginal, kRows, kComponents>(
-          scratch, live + j, scratch.weight + j * kGroup * kLanes<T>, d, rows, negligible, pull);
+      add_vectors<T, decltype(vectors)::count, kJoint, kMarginal, kRows, kComponents, kBand>(
+          scratch, live + j, scratch.weight + j * kGroup * kLanes<T>, d, rows, part, negligible, pull);
     };
     int64_t j = 0;
     for (; j + kAtOnce <= count; j += kAtOnce) add(Vectors<kAtOnce>{}, j);
@@ -219,20 +246,45 @@ template <class T> void finish_components(BackwardScratch<T>& scratch) {
   }
 }
 
+// One group of rows against a part of the components in scratch.chunk.
+template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents, bool kBand>
+void backward_part(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, const Part<T>& part,
+                   T negligible, T* grad_rows) {
+  int64_t live[kMostVectors], count = part.to - part.from;
+  if constexpr (!kJoint) {
+    for (int64_t j = 0; j < count; ++j) live[j] = part.from + j;
+  } else {
+    constexpr bool kStatistics = !kMarginal;  // they come with the joint density alone
+    if (kStatistics && up.of_log) {
+      count = joint_weights<T, kMarginal, kBand, kStatistics>(scratch, up, group, part, negligible, live);
+    } else {
+      count = joint_weights<T, kMarginal, kBand, false>(scratch, up, group, part, negligible, live);
+    }
+  }
+  if (count > 0)
+    add_gradients<T, kJoint, kMarginal, kRows, kComponents, kBand && kMarginal>(
+        scratch, up, group, part, live, count, negligible, grad_rows);
+}
+
 // All rows of a block against the components in scratch.chunk.
 template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents>
 void backward_chunk(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t first_group,
                     int64_t last_group, T negligible, T* grad_rows) {
   const int64_t dims = scratch.chunk.dims;
-  int64_t live[kMostVectors];
-  for (int64_t v = 0; v < kMostVectors; ++v) live[v] = v;
   clear(scratch);
   for (int64_t group = first_group; group < last_group; ++group) {
-    int64_t count = scratch.chunk.vectors;
-    if constexpr (kJoint) count = joint_weights<T, kMarginal>(scratch, up, group, negligible, live);
-    if (count > 0)
-      add_gradients<T, kJoint, kMarginal, kRows, kComponents>(
-          scratch, up, group, live, count, negligible, grad_rows + (kRows ? group * dims * kGroup : 0));
+    T* const own_rows = grad_rows + (kRows ? group * dims * kGroup : 0);
+    const auto run = [&](int64_t from, int64_t to, const T* offsets) {
+      const Part<T> part{from, to, offsets};
+      if (offsets) {
+        backward_part<T, kJoint, kMarginal, kRows, kComponents, true>(scratch, up, group, part, negligible,
+                                                                      own_rows);
+      } else {
+        backward_part<T, kJoint, kMarginal, kRows, kComponents, false>(scratch, up, group, part, negligible,
+                                                                       own_rows);
+      }
+    };
+    over_parts(up.band, scratch.chunk, group, scratch.offsets, run);
     if ((group - first_group) % kFlushGroups == kFlushGroups - 1) flush(scratch);
   }
   flush(scratch);

@@ -9,10 +9,11 @@ namespace {
 
 template <class T> struct BackwardProblem {
   Components<T> components;
+  Band band;
   View<T> value;
   int64_t rows;
-  const T *joint_log2, *marginal_log2, *grad_joint, *grad_marginal;  // contiguous
-  T* grad_value;                                                     // null: not asked for
+  const T *joint_log2, *marginal_log2, *grad_joint, *grad_statistics, *grad_marginal;  // contiguous
+  T* grad_value;                                                                       // null: not asked for
   int64_t grad_stride_i, grad_stride_d;
   bool add_value;  // to what an earlier batch element left
 };
@@ -34,6 +35,10 @@ BackwardMemory<T> take_backward(Arena& arena, const MixturePlan& plan, const Mix
   if (args.grad_joint) {
     memory.up.joint = take<T>(arena, groups * kGroup);
     memory.up.grad_joint = take<T>(arena, groups * kGroup);
+  }
+  if (args.grad_statistics) {
+    memory.up.of_log = take<T>(arena, groups * kGroup);
+    memory.up.of_share = take<T>(arena, groups * kGroup);
   }
   if (args.grad_marginal) {
     memory.up.marginal = take<T>(arena, plane);
@@ -67,6 +72,10 @@ void prepare_rows(const BackwardProblem<T>& problem, const Upstream<T>& up, int6
       const int64_t o = group * kGroup + k;
       joint_nothing = prepare(padding ? -Float<T>::infinity : problem.joint_log2[row],
                               padding ? T(0) : problem.grad_joint[row], up.joint[o], up.grad_joint[o]);
+      if (up.of_log) {
+        up.of_log[o] = padding || joint_nothing ? T(0) : static_cast<T>(kLn2) * problem.grad_statistics[row];
+        up.of_share[o] = padding || joint_nothing ? T(0) : problem.grad_statistics[problem.rows + row];
+      }
     }
     for (int64_t d = 0; d < dims; ++d) {
       const int64_t o = (group * dims + d) * kGroup + k;
@@ -98,7 +107,9 @@ void backward_task(const BackwardProblem<T>& problem, const MixturePlan& plan, B
   // Responsibilities below this cannot change a sum of that many terms in the working precision, gradients in
   // units of the components' scales; narrow components keep more.
   const double most_terms = static_cast<double>(at_least(problem.components.count, problem.rows));
-  const T negligible = static_cast<T>(-(Float<T>::mantissa_bits + 4 + ::ceil(::log2(most_terms))));
+  // Logarithms of those that are kept make gradients of statistics larger, by a factor below 2^7.
+  const int spare_bits = memory.up.of_log ? 11 : 4;
+  const T negligible = static_cast<T>(-(Float<T>::mantissa_bits + spare_bits + ::ceil(::log2(most_terms))));
   const BackwardChunk<T> run =
       choose_backward_chunk<T>(memory.up.joint, memory.up.marginal, grad_rows,
                                memory.loc.out || memory.scale.out || memory.log_weights.out);
@@ -134,6 +145,7 @@ void finish_rows(const BackwardProblem<T>& problem, const MixturePlan& plan, con
 template <class T>
 void run_backward(const BackwardProblem<T>& problem, const MixturePlan& plan, BackwardMemory<T> memory,
                   BackwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
+  memory.up.band = problem.band;
   const int64_t groups = ceil_div(problem.rows, kGroup), tasks = plan.splits * plan.row_blocks;
   if (tasks == 1) threads = 1;
   const int64_t pieces = 4 * threads;

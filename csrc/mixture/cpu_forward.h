@@ -1,7 +1,8 @@
-// Forward pass: a running log-sum-exp per row, over chunks of components.
+// Forward pass: a running log-sum-exp per row, over chunks of components. Here for the joint density; for the
+// marginals, each dimension by itself, it is in cpu_marginals.h.
 #pragma once
 
-#include "mixture/cpu_pack.h"
+#include "mixture/cpu_band.h"
 
 namespace pykernels {
 namespace {
@@ -81,12 +82,12 @@ template <class T> void largest_in_chunk(const Chunk<T>& chunk, const T* rows, T
 }
 
 // Adds the components of one chunk to the joint sums of one group of rows. With kKnown the squared distances
-// were computed before, by add_marginals.
-template <class T, bool kKnown>
-void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& state) {
+// were computed before, by add_marginals. With kBand there are offsets, see cpu_band.h.
+template <class T, bool kKnown, bool kBand>
+void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, const T* offsets, Running& state) {
   const auto squares_of = [&](int64_t v, Vector<T>(&x)[kGroup]) __attribute__((always_inline)) {
     if constexpr (kKnown) {
-      for (int k = 0; k < kGroup; ++k) x[k] = load(known + 2 * (v * kGroup + k) * kLanes<T>);
+      for (int k = 0; k < kGroup; ++k) x[k] = load(known + (v * kGroup + k) * kLanes<T>);
     } else {
       squared_distances(chunk, v, rows, x);
     }
@@ -101,17 +102,17 @@ void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& st
     const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
     Vector<T> square[kGroup], x[kGroup];
     squares_of(v, square);
-    unsigned over = 0;
+    AllLe<T> below;
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
-      x[k] = (constant - square[k]) - splat(reference[k]);
-      over |= not_le(x[k], splat(T(kHeadroom)));
+      x[k] = (constant_of<T, kBand>(constant, offsets, v, k) - square[k]) - splat(reference[k]);
+      below.look(x[k], splat(T(kHeadroom)));
     }
-    if (__builtin_expect(over != 0, 0)) {
+    if (__builtin_expect(below.failed(), 0)) {
       // Copies, so that the sums themselves can stay in registers.
       Vector<T> exponent[kGroup], summed[kGroup];
       for (int k = 0; k < kGroup; ++k) {
-        exponent[k] = constant - square[k];
+        exponent[k] = constant_of<T, kBand>(constant, offsets, v, k) - square[k];
         summed[k] = partial[k];
       }
       move_references<T>(exponent, summed, reference, state);
@@ -124,59 +125,6 @@ void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, Running& st
     for (int k = 0; k < kGroup; ++k) partial[k] += exp2(x[k]);
   }
   for (int k = 0; k < kGroup; ++k) state.total[k] += static_cast<double>(sum(partial[k]));
-}
-
-// The same for the marginals; state is one Running per dimension. `squared` ([vectors][kGroup][2][lanes], or
-// null) receives the joint squared distances, which are the sums of what is computed here.
-template <class T, bool kSquared>
-void add_marginals(const Chunk<T>& chunk, const T* rows, Running* state, T* squared) {
-  for (int64_t d = 0; d < chunk.dims; ++d) {
-    Vector<T> partial[kGroup];
-    T reference[kGroup];
-    for (int k = 0; k < kGroup; ++k) {
-      partial[k] = Vector<T>{};
-      reference[k] = static_cast<T>(state[d].reference[k]);
-    }
-    for (int64_t v = 0; v < chunk.vectors; ++v) {
-      const int64_t o = (v * chunk.dims + d) * kLanes<T>;
-      const Vector<T> m = load(chunk.loc + o), w = load(chunk.precision + o),
-                      constant = load(chunk.marginal_constant + o);
-      Vector<T> x[kGroup];
-      unsigned over = 0;
-#pragma GCC unroll 8
-      for (int k = 0; k < kGroup; ++k) {
-        const Vector<T> e = m - splat(rows[d * kGroup + k]), q = add_weighted_square(e, w, Vector<T>{});
-        if constexpr (kSquared) {
-          // As squared_distances does it: the joint backward pass must find the same bits.
-          T* const total = squared + 2 * (v * kGroup + k) * kLanes<T>;
-          T* const block = total + kLanes<T>;
-          const Vector<T> sum = add_weighted_square(e, w, d % kSummedDims == 0 ? Vector<T>{} : load(block));
-          if (d % kSummedDims == kSummedDims - 1 || d == chunk.dims - 1) {
-            store(total, d < kSummedDims ? sum : load(total) + sum);
-          } else {
-            store(block, sum);
-          }
-        }
-        x[k] = (constant - splat(reference[k])) - q;
-        over |= not_le(x[k], splat(T(kHeadroom)));
-      }
-      if (__builtin_expect(over != 0, 0)) {
-        Vector<T> exponent[kGroup], summed[kGroup];
-        for (int k = 0; k < kGroup; ++k) {
-          exponent[k] = constant - add_weighted_square(m - splat(rows[d * kGroup + k]), w, Vector<T>{});
-          summed[k] = partial[k];
-        }
-        move_references<T>(exponent, summed, reference, state[d]);
-        for (int k = 0; k < kGroup; ++k) {
-          x[k] = exponent[k] - splat(reference[k]);
-          partial[k] = summed[k];
-        }
-      }
-#pragma GCC unroll 8
-      for (int k = 0; k < kGroup; ++k) partial[k] += exp2(x[k]);
-    }
-    for (int k = 0; k < kGroup; ++k) state[d].total[k] += static_cast<double>(sum(partial[k]));
-  }
 }
 
 // log2 of the sum over splits of total * 2^reference, for one row (or row and dimension): split s is at

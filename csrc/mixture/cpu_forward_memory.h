@@ -1,7 +1,8 @@
 // What a forward pass works on: the problem of one batch element, its memory, and the scratch of one thread.
 #pragma once
 
-#include "mixture/cpu_forward.h"
+#include "mixture/cpu_marginals.h"
+#include "mixture/cpu_statistics.h"
 
 namespace pykernels {
 namespace {
@@ -10,8 +11,15 @@ constexpr int64_t kLeaf = 128;  // components that are skipped together
 constexpr int kMostKeyBits = 16;
 constexpr int64_t kProbePieces = 64;
 
-template <class T> int64_t forward_capacity(int64_t dims, bool marginal) {
-  return chunk_capacity<T>(dims, marginal ? 3 : 2, 96 << 10);
+// What a call asks for.
+struct Asked {
+  bool joint, marginal, statistics;
+};
+
+// With both densities the squared distances take their place in the nearest cache, too.
+template <class T> int64_t forward_capacity(int64_t dims, Asked asked) {
+  const bool both = asked.joint && asked.marginal;
+  return chunk_capacity<T>(dims, asked.marginal ? 3 : 2, both ? 24 << 10 : 96 << 10);
 }
 
 // Below this size a probe would cost more than a few percent of the plain pass. It takes room for a second
@@ -20,7 +28,11 @@ template <class T> bool skipping_possible(int64_t rows, int64_t components, int6
   const double slots =
       static_cast<double>(rows) * static_cast<double>(components) * (2.0 * static_cast<double>(dims) + 5);
   return rows >= 448 && components >= 16384 && components < INT32_MAX && slots >= 4e8 &&
-         forward_capacity<T>(dims, false) * kLanes<T> >= kLeaf;
+         forward_capacity<T>(dims, {true, false, false}) * kLanes<T> >= kLeaf;
+}
+
+template <class T> bool may_skip(int64_t rows, int64_t components, int64_t dims, Asked asked) {
+  return !asked.marginal && !asked.statistics && skipping_possible<T>(rows, components, dims);
 }
 
 // Enough for any but a lopsided tree of boxes.
@@ -29,11 +41,17 @@ static inline int64_t most_leaves(int64_t components) { return 4 * ceil_div(comp
 // One batch element.
 template <class T> struct ForwardProblem {
   Components<T> components;
+  Band band;
   View<T> value;
   int64_t rows;
-  T *joint, *joint_log2;        // null: not asked for
-  T *marginal, *marginal_log2;  // null: not asked for
+  T *joint, *joint_log2;            // null: not asked for
+  T *marginal, *marginal_log2;      // null: not asked for
+  T *perplexity, *collision_count;  // null: not asked for
 };
+
+template <class T> Asked asked_of(const ForwardProblem<T>& problem) {
+  return {problem.joint != nullptr, problem.marginal != nullptr, problem.perplexity != nullptr};
+}
 
 template <class T> struct SkipMemory {
   uint16_t* keys;                 // [components]: cells
@@ -50,20 +68,22 @@ template <class T> struct ForwardMemory {
   T* rows;            // [groups][dims][kGroup]
   Running* joint;     // [splits][groups]
   Running* marginal;  // [splits][groups][dims]
+  Moments* moments;   // [splits][groups]
   T* lower;  // [groups][kGroup]: an exponent that each row has, so its log-sum-exp is no less; or -inf
   SkipMemory<T> skip;
 };
 
 template <class T>
 ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t rows, int64_t components,
-                              int64_t dims, bool joint, bool marginal) {
+                              int64_t dims, Asked asked) {
   const int64_t groups = ceil_div(rows, kGroup);
   ForwardMemory<T> memory{};
   memory.rows = take<T>(arena, groups * dims * kGroup);
-  memory.joint = joint ? take<Running>(arena, plan.splits * groups) : nullptr;
-  memory.lower = joint ? take<T>(arena, groups * kGroup) : nullptr;
-  memory.marginal = marginal ? take<Running>(arena, plan.splits * groups * dims) : nullptr;
-  if (!marginal && skipping_possible<T>(rows, components, dims)) {
+  memory.joint = asked.joint ? take<Running>(arena, plan.splits * groups) : nullptr;
+  memory.lower = asked.joint ? take<T>(arena, groups * kGroup) : nullptr;
+  memory.marginal = asked.marginal ? take<Running>(arena, plan.splits * groups * dims) : nullptr;
+  memory.moments = asked.statistics ? take<Moments>(arena, plan.splits * groups) : nullptr;
+  if (may_skip<T>(rows, components, dims, asked)) {
     const int64_t leaves = most_leaves(components);
     memory.skip.keys = take<uint16_t>(arena, components);
     memory.skip.order = take<int32_t>(arena, components);
@@ -82,20 +102,24 @@ ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t row
 
 template <class T> struct ForwardScratch {
   Chunk<T> chunk;
-  T* squared;  // [vectors][kGroup][2][lanes]: joint squared distances, and a block's share of them
-  T* picked;   // [dims][kGroup]: rows chosen from several groups
-  T* bounds;   // [leaves][kGroup]
+  Squares<T> squares;  // the joint squared distances
+  T* offsets;          // [vectors][kGroup][lanes]: of the band
+  T* picked;           // [dims][kGroup]: rows chosen from several groups
+  T* bounds;           // [leaves][kGroup]
 };
 
 template <class T>
 ForwardScratch<T> take_forward_scratch(Arena& arena, int64_t rows, int64_t components, int64_t dims,
-                                       bool joint, bool marginal) {
-  const int64_t capacity = forward_capacity<T>(dims, marginal);
+                                       Asked asked) {
+  const int64_t capacity = forward_capacity<T>(dims, asked), group = kGroup * kLanes<T>;
+  const bool both = asked.joint && asked.marginal;
   ForwardScratch<T> scratch;
   scratch.picked = take<T>(arena, dims * kGroup);
-  scratch.chunk = take_chunk<T>(arena, dims, capacity, marginal);
-  scratch.squared = joint && marginal ? take<T>(arena, 2 * capacity * kGroup * kLanes<T>) : nullptr;
-  const bool skipping = !marginal && skipping_possible<T>(rows, components, dims);
+  scratch.chunk = take_chunk<T>(arena, dims, capacity, asked.marginal);
+  scratch.squares.total = both ? take<T>(arena, capacity * group) : nullptr;
+  scratch.squares.block = both ? take<T>(arena, capacity * group) : nullptr;
+  scratch.offsets = both ? take<T>(arena, kOffsets<T>) : nullptr;
+  const bool skipping = may_skip<T>(rows, components, dims, asked);
   scratch.bounds = skipping ? take<T>(arena, most_leaves(components) * kGroup) : nullptr;
   return scratch;
 }

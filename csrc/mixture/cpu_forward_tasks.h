@@ -6,6 +6,22 @@
 namespace pykernels {
 namespace {
 
+template <class T>
+void add_both(const Band& band, const ForwardScratch<T>& scratch, int64_t group, const T* rows,
+              Running* marginal, Running& joint) {
+  over_parts(band, scratch.chunk, group, scratch.offsets, [&](int64_t from, int64_t to, const T* offsets) {
+    const Chunk<T> part = part_of(scratch.chunk, from, to);
+    const Squares<T> squares = from_vector(scratch.squares, from);
+    if (offsets) {
+      add_marginals<T, true, true>(part, rows, offsets, marginal, squares);
+      add_joint<T, true, true>(part, rows, squares.total, offsets, joint);
+    } else {
+      add_marginals<T, true, false>(part, rows, nullptr, marginal, squares);
+      add_joint<T, true, false>(part, rows, squares.total, nullptr, joint);
+    }
+  });
+}
+
 // The components of one split for the rows of one block.
 template <class T>
 void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, const ForwardMemory<T>& memory,
@@ -17,6 +33,9 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
   const int64_t last = at_most(problem.components.count, (split + 1) * plan.components_per_split);
   Running* joint = memory.joint + (memory.joint ? split * groups : 0);
   Running* marginal = memory.marginal + (memory.marginal ? split * groups * dims : 0);
+  Moments* moments = memory.moments ? memory.moments + split * groups : nullptr;
+  if (moments)
+    memset(moments + first_group, 0, static_cast<size_t>(last_group - first_group) * sizeof(Moments));
   if (joint) start<T>(joint + first_group, last_group - first_group, memory.lower + first_group * kGroup);
   if (marginal) start<T>(marginal + first_group * dims, (last_group - first_group) * dims, nullptr);
 
@@ -26,13 +45,14 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
     pack_components(problem.components, first, at_most(step, last - first), scratch.chunk);
     for (int64_t group = first_group; group < last_group; ++group) {
       const T* rows = memory.rows + group * dims * kGroup;
-      if (!marginal) {
-        add_joint<T, false>(scratch.chunk, rows, nullptr, joint[group]);
+      if (moments) {
+        add_statistics(scratch.chunk, rows, joint[group], moments[group]);
+      } else if (!marginal) {
+        add_joint<T, false, false>(scratch.chunk, rows, nullptr, nullptr, joint[group]);
       } else if (!joint) {
-        add_marginals<T, false>(scratch.chunk, rows, marginal + group * dims, nullptr);
+        add_marginals<T, false, false>(scratch.chunk, rows, nullptr, marginal + group * dims, {});
       } else {
-        add_marginals<T, true>(scratch.chunk, rows, marginal + group * dims, scratch.squared);
-        add_joint<T, true>(scratch.chunk, rows, scratch.squared, joint[group]);
+        add_both(problem.band, scratch, group, rows, marginal + group * dims, joint[group]);
       }
     }
   }
@@ -57,7 +77,14 @@ void finish_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, c
   const int64_t rows = at_most(kGroup, problem.rows - group * kGroup);
   for (int64_t k = 0; k < rows; ++k) {
     const int64_t row = group * kGroup + k;
-    if (problem.joint) {
+    if (problem.perplexity) {
+      const Statistics of_row = statistics_of_splits(memory.joint + group, memory.moments + group,
+                                                     plan.splits, groups, static_cast<int>(k));
+      problem.joint[row] = static_cast<T>(kLn2 * of_row.log2);
+      problem.joint_log2[row] = static_cast<T>(of_row.log2);
+      problem.perplexity[row] = static_cast<T>(of_row.perplexity);
+      problem.collision_count[row] = static_cast<T>(of_row.collision_count);
+    } else if (problem.joint) {
       const double log2 = log2_of_splits(memory.joint + group, plan.splits, groups, static_cast<int>(k));
       problem.joint[row] = static_cast<T>(kLn2 * log2);
       problem.joint_log2[row] = static_cast<T>(log2);
@@ -75,12 +102,13 @@ template <class T>
 void run_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, Arena memory_arena,
                  ForwardScratch<T>* scratch, int threads, Interrupt& interrupt) {
   const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
-  const ForwardMemory<T> memory = take_forward<T>(memory_arena, plan, problem.rows, problem.components.count,
-                                                  dims, problem.joint, problem.marginal);
+  const ForwardMemory<T> memory =
+      take_forward<T>(memory_arena, plan, problem.rows, problem.components.count, dims, asked_of(problem));
   const int64_t tasks = plan.splits * plan.row_blocks;
   if (tasks == 1) threads = 1;
   const int64_t blocks = at_most(groups, 4 * threads);
-  if (problem.joint) pack_sample(problem.components, scratch->chunk);
+  scratch->chunk.vectors = 0;
+  if (problem.joint && !problem.band.present) pack_sample(problem.components, scratch->chunk);
   parallel_tasks(blocks, threads, interrupt, [&](int64_t block, int) {
     for (int64_t group = block * groups / blocks; group < (block + 1) * groups / blocks; ++group) {
       pack_rows(problem.value, problem.rows, dims, group, memory.rows);

@@ -24,6 +24,7 @@ template <class T> struct View {
 
 template <class T> struct Components {
   View<T> loc, scale, log_weights;
+  double log2_weight;  // of each where there are no log_weights
   int64_t count, dims;
   const int32_t* order;  // the sequence in which to take them; null: as they come
   int64_t index(int64_t i) const { return order ? order[i] : i; }
@@ -42,6 +43,21 @@ template <class T> struct Chunk {
 };
 
 constexpr int64_t kMostVectors = 32;
+
+// The vectors from one up to another, as a chunk of their own.
+template <class T> Chunk<T> part_of(const Chunk<T>& chunk, int64_t from, int64_t to) {
+  Chunk<T> part = chunk;
+  const int64_t lanes = from * kLanes<T>;
+  part.first += lanes;
+  part.count = at_most(chunk.count, to * kLanes<T>) - lanes;
+  part.vectors = to - from;
+  part.loc += lanes * chunk.dims;
+  part.scale += lanes * chunk.dims;
+  part.precision += lanes * chunk.dims;
+  part.constant += lanes;
+  if (part.marginal_constant) part.marginal_constant += lanes * chunk.dims;
+  return part;
+}
 
 // As many vectors as fit `bytes` with `arrays` arrays of [dims][lanes] each.
 template <class T> int64_t chunk_capacity(int64_t dims, int64_t arrays, int64_t bytes) {
@@ -158,7 +174,6 @@ void pack_components(const Components<T>& components, int64_t first, int64_t cou
   chunk.first = first;
   chunk.count = count;
   chunk.vectors = ceil_div(count, kLanes<T>);
-  const double uniform = -::log2(static_cast<double>(components.count));
   for (int64_t v = 0; v < chunk.vectors; ++v) {
     T* const loc = chunk.loc + v * dims * kLanes<T>;
     T* const scale = chunk.scale + v * dims * kLanes<T>;
@@ -179,7 +194,7 @@ void pack_components(const Components<T>& components, int64_t first, int64_t cou
             static_cast<double>(components.log_weights.at(components.index(first + start + lane), 0)) *
             kLog2E;
       } else {
-        log2_weight[lane] = uniform;
+        log2_weight[lane] = components.log2_weight;
       }
     }
     pack_normalisers(chunk, v, log2_weight);

@@ -53,7 +53,8 @@ PYKERNELS_DEVICE Matrix<T> matrix_of(const BatchShape& batch, const StridedTenso
 }
 
 template <class T> struct Components {
-  Matrix<const T> loc, scale, log_weights;  // log_weights.data null: all weigh 1/count
+  Matrix<const T> loc, scale, log_weights;  // log_weights.data null: each weighs log2_weight
+  double log2_weight;
   int64_t count;
   int dims;
 };
@@ -86,6 +87,7 @@ template <class T> PYKERNELS_DEVICE Element<T> element_of(const MixtureProblem& 
   element.components = {part(loc, of_loc, loc.strides[rank + 1]),
                         part(scale, of_scale, scale.strides[rank + 1]),
                         {nullptr, 0, 0},
+                        problem.pairs.other,
                         problem.components,
                         static_cast<int>(problem.dims)};
   if (weights.data) element.components.log_weights = part(weights, of_weights, 0);
@@ -95,7 +97,7 @@ template <class T> PYKERNELS_DEVICE Element<T> element_of(const MixtureProblem& 
 
 // In base 2; cut to the finite range above, so that differences of running sums stay numbers.
 template <class T> PYKERNELS_DEVICE T log2_weight(const Components<T>& components, int64_t i) {
-  if (!components.log_weights.data) return -log2(static_cast<T>(components.count));
+  if (!components.log_weights.data) return static_cast<T>(components.log2_weight);
   const T weight = static_cast<T>(kLog2E) * at(components.log_weights, i, 0);
   return weight > Limits<T>::kLargest ? Limits<T>::kLargest : weight;
 }
@@ -175,6 +177,35 @@ template <class T> PYKERNELS_DEVICE ExpSum<T> merge(ExpSum<T> a, ExpSum<T> b) {
 template <class T> PYKERNELS_DEVICE T log2_of(ExpSum<T> sum) {
   if (sum.top >= Limits<T>::kLargest) return static_cast<T>(INFINITY);  // a log-weight of +inf
   return sum.top + log2(sum.mass);
+}
+
+// By how much a component's number is larger than a row's. It fits: 2^31 of both would make 2^62 pairs.
+PYKERNELS_DEVICE int ahead_of(int64_t component, int64_t row) { return static_cast<int>(component - row); }
+
+// Whether some pair of a tile has an offset. `ahead` is of its first component and row.
+PYKERNELS_DEVICE bool meets_band(const MixtureProblem& problem, int ahead, int rows, int components) {
+  if (!depend_on_pair(problem.pairs)) return false;
+  return (ahead <= rows && -ahead < components) || ahead + static_cast<int>(problem.rows) <= rows;
+}
+
+// What a pair weighs beside its component: nothing, in most tiles; and in the others what PairWeights says.
+struct NoOffsets {};
+
+// Of rows `step` apart; `ahead` is of the first of them and the first component. r and i count them.
+template <int step> struct BandOffsets {
+  const MixtureProblem& problem;
+  int ahead;
+};
+
+template <class T> PYKERNELS_DEVICE T with_offset(T log2, NoOffsets, int, int) { return log2; }
+
+template <class T, int step>
+PYKERNELS_DEVICE T with_offset(T log2, const BandOffsets<step>& band, int r, int i) {
+  const int ahead = band.ahead + i - r * step;
+  if (ahead == 0) log2 += static_cast<T>(band.problem.pairs.own);
+  if (ahead == 1 || ahead == 1 - static_cast<int>(band.problem.rows))
+    log2 += static_cast<T>(band.problem.pairs.next);
+  return log2;
 }
 
 // A product as mantissa 2^exponent, whose logarithm costs one log2 and no more rounding than the factors'.

@@ -101,8 +101,9 @@ PYKERNELS_DEVICE bool load_own(const Components<T>& components, int64_t first,
   return accurate;
 }
 
-template <bool accurate, class T, int D, int many>
-PYKERNELS_DEVICE void add_row(const T* record, ComponentSums<T, D, many>& own) {
+template <bool accurate, class T, int D, int many, class Offsets>
+PYKERNELS_DEVICE void add_row(const T* record, int row, const Offsets& offsets,
+                              ComponentSums<T, D, many>& own) {
   using R = RowRecord<T, D>;
   T z[R::kPadded];
   load_aligned(record, z);
@@ -114,6 +115,7 @@ PYKERNELS_DEVICE void add_row(const T* record, ComponentSums<T, D, many>& own) {
       t[d] = standardized<accurate>(z[d], own.s[k][d], own.m[k][d]);
       log2 = fma(-t[d], t[d], log2);
     }
+    log2 = with_offset(log2, offsets, row, k);
     const T share = record[R::kPadded + 1] * fast_exp2(log2 + record[R::kPadded]);
     // Most components are out of most rows' reach, and there t may be infinite.
     if (share != 0) {
@@ -129,11 +131,12 @@ PYKERNELS_DEVICE void add_row(const T* record, ComponentSums<T, D, many>& own) {
 }
 
 // Adds every `ways`-th row, from number `way` on.
-template <bool accurate, int ways, class T, int D, int many>
-PYKERNELS_DEVICE void add_rows(const T* records, int count, int way, ComponentSums<T, D, many>& own) {
-  PYKERNELS_UNROLL_BY(2)
+template <bool accurate, int ways, int times, class T, int D, int many, class Offsets>
+PYKERNELS_DEVICE void add_rows(const T* records, int count, int way, const Offsets& offsets,
+                               ComponentSums<T, D, many>& own) {
+  PYKERNELS_UNROLL_BY(times)
   for (int row = way; row < count; row += ways)
-    add_row<accurate>(records + row * RowRecord<T, D>::kSize, own);
+    add_row<accurate>(records + row * RowRecord<T, D>::kSize, row, offsets, own);
 }
 
 // Components of a block. With several ways, its warps own the same ones, and each takes some of the rows.
@@ -163,9 +166,10 @@ PYKERNELS_DEVICE void lay_down(const ComponentSums<T, D, many>& own, T* place) {
 
 // Sums of one split of the rows: [elements, splits, 2 dims + 1, components], first and second by dimension,
 // then the mass. Without `sums`, which takes kFewWays, there is one split, and the gradients follow here; the
-// blocks beyond the components are then for value.
-template <class T, int D, int ways>
-__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 && D <= 10 ? 4 : 2) joint_component_sums(
+// blocks beyond the components are then for value. With `band` some weights depend on the pair, which takes
+// registers that nobody else shall miss.
+template <class T, int D, int ways, bool band>
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 4 && D <= 10 && !band ? 4 : 2) joint_component_sums(
     PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER ValueGradient<T> value,
     PYKERNELS_PARAMETER GradientOutputs<T> gradients, T* sums, int64_t tiles_per_split,
     int64_t component_blocks, uint32_t first_element) {
@@ -191,10 +195,18 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 && D <= 10 ? 4 : 2) j
   for (; first < end; first += kTile<T>) {
     const int count = static_cast<int>(end - first < kTile<T> ? end - first : kTile<T>);
     load_rows<T, D>(rows, log2, gradient, components.dims, first, count, thread, records);
-    if (accurate)
-      add_rows<true, ways>(records, count, way, own);
-    else
-      add_rows<false, ways>(records, count, way, own);
+    const int ahead = ahead_of(first_component, first);
+    if (band && meets_band(problem, ahead, count, kOwners * many)) {
+      const BandOffsets<1> offsets{problem, ahead + lane * many};
+      if (accurate)
+        add_rows<true, ways, 1>(records, count, way, offsets, own);
+      else
+        add_rows<false, ways, 1>(records, count, way, offsets, own);
+    } else if (accurate) {
+      add_rows<true, ways, 2>(records, count, way, NoOffsets{}, own);
+    } else {
+      add_rows<false, ways, 2>(records, count, way, NoOffsets{}, own);
+    }
     __syncthreads();  // before the next tile overwrites this one
   }
 

@@ -85,9 +85,10 @@ template <class T, int D, int rows, bool slopes> struct RowSums {
   T slope[slopes ? rows : 1][slopes ? D : 1];  // sum_i 2^(x_i - top) s t
 };
 
-// Adds `many` components from `record` on.
-template <bool accurate, int many, class T, int D, int rows, bool slopes>
-PYKERNELS_DEVICE void add_components(const T* record, RowSums<T, D, rows, slopes>& own) {
+// Adds `many` components from `record`, the tile's number `first`, on.
+template <bool accurate, int many, class T, int D, int rows, bool slopes, class Offsets>
+PYKERNELS_DEVICE void add_components(const T* record, int first, const Offsets& offsets,
+                                     RowSums<T, D, rows, slopes>& own) {
   using R = Record<T, D>;
   T s[many][R::kPadded], t[many][rows][D], log2[many][rows];
   PYKERNELS_UNROLL
@@ -103,6 +104,7 @@ PYKERNELS_DEVICE void add_components(const T* record, RowSums<T, D, rows, slopes
         t[i][row][d] = standardized<accurate>(own.z[row][d], s[i][d], m[d]);
         log2[i][row] = fma(-t[i][row][d], t[i][row][d], log2[i][row]);
       }
+      log2[i][row] = with_offset(log2[i][row], offsets, row, first + i);
     }
   }
   PYKERNELS_UNROLL
@@ -135,15 +137,17 @@ PYKERNELS_DEVICE void add_components(const T* record, RowSums<T, D, rows, slopes
 }
 
 // Adds every `ways`-th group of `many` components, from number `way` on, and what is left over one by one.
-template <bool accurate, int many, int ways, class T, int D, int rows, bool slopes>
-PYKERNELS_DEVICE void add_tile(const T* records, int count, int way, RowSums<T, D, rows, slopes>& own) {
+template <bool accurate, int many, int ways, class T, int D, int rows, bool slopes, class Offsets>
+PYKERNELS_DEVICE void add_tile(const T* records, int count, int way, const Offsets& offsets,
+                               RowSums<T, D, rows, slopes>& own) {
   constexpr int kSize = Record<T, D>::kSize;
   int i = way * many;
   PYKERNELS_UNROLL_BY(1)
-  for (; i + many <= count; i += ways * many) add_components<accurate, many>(records + i * kSize, own);
+  for (; many > 1 && i + many <= count; i += ways * many)
+    add_components<accurate, many>(records + i * kSize, i, offsets, own);
   PYKERNELS_UNROLL_BY(1)
-  for (i = count / many * many + way; i < count; i += ways)
-    add_components<accurate, 1>(records + i * kSize, own);
+  for (i = (many > 1 ? count / many * many : 0) + way; i < count; i += ways)
+    add_components<accurate, 1>(records + i * kSize, i, offsets, own);
   PYKERNELS_UNROLL
   for (int row = 0; row < rows; ++row) {
     own.sum[row].mass += own.recent[row];
@@ -219,10 +223,20 @@ __global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>())) forw
   if (end > components.count) end = components.count;
   for (; first < end; first += kTile<T>) {
     const int count = static_cast<int>(end - first < kTile<T> ? end - first : kTile<T>);
-    if (load_records<T, D>(components, first, count, thread, records))
-      add_tile<true, kMany, ways>(records, count, way, own);
-    else
-      add_tile<false, kMany, ways>(records, count, way, own);
+    const bool accurate = load_records<T, D>(components, first, count, thread, records);
+    constexpr int kRows = kBlockRows<rows, ways>;
+    const int ahead = ahead_of(first, blockIdx.x * static_cast<int64_t>(kRows));
+    if (meets_band(problem, ahead, kRows, count)) {
+      const BandOffsets<kRowThreads> offsets{problem, ahead - thread % kRowThreads};
+      if (accurate)
+        add_tile<true, 1, ways>(records, count, way, offsets, own);
+      else
+        add_tile<false, 1, ways>(records, count, way, offsets, own);
+    } else if (accurate) {
+      add_tile<true, kMany, ways>(records, count, way, NoOffsets{}, own);
+    } else {
+      add_tile<false, kMany, ways>(records, count, way, NoOffsets{}, own);
+    }
     __syncthreads();  // before the next tile overwrites this one
   }
   if constexpr (ways > 1) {

@@ -49,16 +49,17 @@ PYKERNELS_DEVICE void load_marginal_tile(const PackedMarginals<T>& packed, int64
   __syncthreads();
 }
 
-template <int many, class T, int rows, bool slopes>
-PYKERNELS_DEVICE void add_marginals(const T* s, const T* m, const T* constant, int stride, const T (&z)[rows],
-                                    ExpSum<T> (&sum)[rows], T (&slope)[rows]) {
+template <int many, class T, int rows, bool slopes, class Offsets>
+PYKERNELS_DEVICE void add_marginals(const T* s, const T* m, const T* constant, int stride, int first,
+                                    const Offsets& offsets, const T (&z)[rows], ExpSum<T> (&sum)[rows],
+                                    T (&slope)[rows]) {
   PYKERNELS_UNROLL
   for (int row = 0; row < rows; ++row) {
     T t[many], log2[many];
     PYKERNELS_UNROLL
     for (int i = 0; i < many; ++i) {
       t[i] = standardized<true>(z[row], s[i * stride], m[i * stride]);
-      log2[i] = fma(-t[i], t[i], constant[i * stride]);
+      log2[i] = with_offset(fma(-t[i], t[i], constant[i * stride]), offsets, row, first + i);
     }
     T top = log2[0];
     PYKERNELS_UNROLL
@@ -79,18 +80,19 @@ PYKERNELS_DEVICE void add_marginals(const T* s, const T* m, const T* constant, i
   }
 }
 
-template <class T, int rows, bool slopes>
+template <int many, class T, int rows, bool slopes, class Offsets>
 PYKERNELS_DEVICE void add_marginal_tile(const T* s, const T* m, const T* constant, int count, int column,
-                                        int stride, const T (&z)[rows], ExpSum<T> (&sum)[rows],
-                                        T (&slope)[rows]) {
-  constexpr int kMany = slopes ? 4 : 8;
+                                        int stride, const Offsets& offsets, const T (&z)[rows],
+                                        ExpSum<T> (&sum)[rows], T (&slope)[rows]) {
   int k = column, left = count;
   PYKERNELS_UNROLL_BY(1)
-  for (; left >= kMany; left -= kMany, k += kMany * stride)
-    add_marginals<kMany, T, rows, slopes>(s + k, m + k, constant + k, stride, z, sum, slope);
+  for (; many > 1 && left >= many; left -= many, k += many * stride)
+    add_marginals<many, T, rows, slopes>(s + k, m + k, constant + k, stride, count - left, offsets, z, sum,
+                                         slope);
   PYKERNELS_UNROLL_BY(1)
   for (; left > 0; --left, k += stride)
-    add_marginals<1, T, rows, slopes>(s + k, m + k, constant + k, stride, z, sum, slope);
+    add_marginals<1, T, rows, slopes>(s + k, m + k, constant + k, stride, count - left, offsets, z, sum,
+                                      slope);
 }
 
 // The z of the grid counts blocks of dimensions, of each batch element.
@@ -123,7 +125,15 @@ __global__ void __launch_bounds__(kMarginalThreads) forward_marginal(
   for (; first < end; first += kSide) {
     const int count = static_cast<int>(end - first < kSide ? end - first : kSide);
     load_marginal_tile(packed, block, first, count, thread, s, m, constant);
-    add_marginal_tile<T, rows, slopes>(s, m, constant, count, place.column, packed.dims, z, sum, slope);
+    const int block_rows = place.groups * rows, ahead = ahead_of(first, row_block * block_rows);
+    if (meets_band(problem, ahead, block_rows, count)) {
+      const BandOffsets<1> offsets{problem, ahead - place.group * rows};
+      add_marginal_tile<1, T, rows, slopes>(s, m, constant, count, place.column, packed.dims, offsets, z, sum,
+                                            slope);
+    } else {
+      add_marginal_tile<slopes ? 4 : 8, T, rows, slopes>(s, m, constant, count, place.column, packed.dims,
+                                                         NoOffsets{}, z, sum, slope);
+    }
     __syncthreads();  // before the next tile overwrites this one
   }
 
@@ -187,19 +197,29 @@ __global__ void __launch_bounds__(kMarginalThreads) marginal_component_sums(
       gradient[at] = terms.gradient;
     }
     __syncthreads();
-    PYKERNELS_UNROLL_BY(2)
-    for (int row = 0; row < count; ++row) {
+    const auto add_row = [&](int row, const auto& offsets) {
       const int at = row * width + place.column;
       PYKERNELS_UNROLL
       for (int k = 0; k < many; ++k) {
         const T t = standardized<true>(z[at], s[k], m[k]);
-        const T share = gradient[at] * fast_exp2(fma(-t, t, constant[k]) + minus_log2[at]);
+        const T log2 = with_offset(fma(-t, t, constant[k]), offsets, row, k);
+        const T share = gradient[at] * fast_exp2(log2 + minus_log2[at]);
         if (share != 0) {  // elsewhere t may be infinite
           mass[k] += share;
           first_sum[k] = fma(share, t, first_sum[k]);
           second_sum[k] = fma(share * t, t, second_sum[k]);
         }
       }
+    };
+    const int block_components = place.groups * many,
+              ahead = ahead_of(component_block * block_components, first);
+    if (meets_band(problem, ahead, count, block_components)) {
+      const BandOffsets<1> offsets{problem, ahead + place.group * many};
+      PYKERNELS_UNROLL_BY(1)
+      for (int row = 0; row < count; ++row) add_row(row, offsets);
+    } else {
+      PYKERNELS_UNROLL_BY(2)
+      for (int row = 0; row < count; ++row) add_row(row, NoOffsets{});
     }
     __syncthreads();  // before the next tile overwrites this one
   }

@@ -69,6 +69,20 @@ PYKERNELS_DEVICE void add_squares(const T* z, const T* s, const T* m, int depth,
   }
 }
 
+// Adds the offsets of a square's pairs; `band` says of the first of its rows and of its components, which are
+// kLane neighbours in each of several tiles.
+template <class T, int many, int across>
+PYKERNELS_DEVICE void add_offsets(const BandOffsets<1>& band, Square<T, many, across>& square) {
+  constexpr int kLane = Quad<T>::kCount;
+  const auto place = [](int k) { return k / kLane * kSide<T> + k % kLane; };
+  PYKERNELS_UNROLL
+  for (int row = 0; row < many; ++row) {
+    PYKERNELS_UNROLL
+    for (int i = 0; i < across; ++i)
+      square.sum[row][i] = with_offset(square.sum[row][i], band, place(row), place(i));
+  }
+}
+
 template <class T, int many, int across>
 PYKERNELS_DEVICE void add_exponentials(Square<T, many, across>& square, const T (&constant)[across],
                                        ExpSum<T> (&sum)[many]) {
@@ -101,9 +115,9 @@ template <class T> constexpr size_t tile_bytes(TileShape shape) {
 // Grid: groups of tiles of rows, splits of the groups of tiles of components, batch elements.
 template <class T, int row_tiles, int component_tiles, bool long_sums>
 __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_tiles(
-    PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows,
-    PYKERNELS_PARAMETER DensityOutput<T> out, int dims, int depth, int64_t groups, int64_t groups_per_split,
-    uint32_t first_element) {
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> components,
+    PYKERNELS_PARAMETER PackedRows<T> rows, PYKERNELS_PARAMETER DensityOutput<T> out, int dims, int depth,
+    int64_t groups, int64_t groups_per_split, uint32_t first_element) {
   constexpr int kLane = Quad<T>::kCount, kRows = row_tiles * kLane, kOthers = component_tiles * kLane;
   constexpr int kStride = kMaxDepth * kSide<T>, kStage = (row_tiles + 2 * component_tiles) * kStride;
   PYKERNELS_SHARED(T, stages);
@@ -167,7 +181,13 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_tiles(
     }
     T constant[kOthers];
     load_parts<kSide<T>>(components.constant + static_cast<int64_t>(tile) * kSide<T> + across, constant);
-    add_exponentials(long_sums ? total : square, constant, sum);
+    const int64_t first_row = static_cast<int64_t>(first_row_tile) * kSide<T>,
+                  first_component = component_tiles * (first_group + group) * kSide<T>;
+    Square<T, kRows, kOthers>& whole = long_sums ? total : square;
+    const int ahead = ahead_of(first_component, first_row);
+    if (meets_band(problem, ahead, row_tiles * kSide<T>, component_tiles * kSide<T>))
+      add_offsets({problem, ahead + across - down}, whole);
+    add_exponentials(whole, constant, sum);
   }
 
   PYKERNELS_UNROLL

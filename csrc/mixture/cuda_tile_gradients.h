@@ -140,8 +140,9 @@ PYKERNELS_DEVICE void add_moments(const GradientTiles<T>& tiles, int own_d, int 
 // Own rows: the density and its gradient in one pass.
 template <class T>
 __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
-    PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows,
-    PYKERNELS_PARAMETER DensityOutput<T> out, int dims, int64_t tiles_per_split) {
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> components,
+    PYKERNELS_PARAMETER PackedRows<T> rows, PYKERNELS_PARAMETER DensityOutput<T> out, int dims,
+    int64_t tiles_per_split) {
   constexpr int kLane = Quad<T>::kCount, kS = kSide<T>;
   PYKERNELS_SHARED(T, shared);
   GradientTiles<T> tiles = cut(shared);
@@ -162,6 +163,8 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
     const bool accurate = components.accurate[packed] != 0;
     Square<T, kLane, kLane> square;
     pair_squares(z, s, m, accurate, dims, down, across, thread, tiles, square);
+    const int ahead = ahead_of(tile * kS, first_row);
+    if (meets_band(problem, ahead, kS, kS)) add_offsets({problem, ahead + across - down}, square);
 
     T constant[kLane];
     load_aligned(components.constant + packed * kS + across, constant);
@@ -222,8 +225,8 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
 // Own components: the sums of cuda_components.h.
 template <class T>
 __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
-    PYKERNELS_PARAMETER PackedComponents<T> components, PYKERNELS_PARAMETER PackedRows<T> rows, T* sums,
-    int dims, int64_t tiles_per_split) {
+    PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> components,
+    PYKERNELS_PARAMETER PackedRows<T> rows, T* sums, int dims, int64_t tiles_per_split) {
   constexpr int kLane = Quad<T>::kCount, kS = kSide<T>;
   PYKERNELS_SHARED(T, shared);
   GradientTiles<T> tiles = cut(shared);
@@ -246,6 +249,8 @@ __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
     const T* z = rows.z + row_tile * tile_size;
     Square<T, kLane, kLane> square;
     pair_squares(z, s, m, accurate, dims, across, down, thread, tiles, square);
+    const int ahead = ahead_of(first_component, tile * kS);
+    if (meets_band(problem, ahead, kS, kS)) add_offsets({problem, ahead + down - across}, square);
 
     T minus_log2[kLane], gradient[kLane];
     load_aligned(rows.minus_log2 + row_tile * kS + across, minus_log2);

@@ -4,15 +4,20 @@
 //   joint[b]       = logsumexp_i ( log_weights[i] + sum_d log N(value[b,d]; loc[i,d], scale[i,d]^2) )
 //   marginal[b,d]  = logsumexp_i ( log_weights[i] +       log N(value[b,d]; loc[i,d], scale[i,d]^2) )
 //
-// and the gradients of  sum_b grad_joint[b] joint[b] + sum_bd grad_marginal[b,d] marginal[b,d].
+// and the gradients of  sum_b grad_joint[b] joint[b] + sum_bd grad_marginal[b,d] marginal[b,d]. Weights may
+// depend on the pair, as those of minibatch estimates do: see PairWeights. Beside the joint density there may
+// be, of r_i = exp(log_weights[i] + log N(value[b]; loc[i], scale[i]^2) - joint[b]) (specification section
+// 6),
+//
+//   perplexity[b] = exp(-sum_i r_i log r_i)    and    collision_count[b] = 1 / sum_i r_i^2.
 //
 // Shapes: value [*batch, rows, dims]; loc, scale [*batch, components, dims]; log_weights [*batch,
 // components]; joint [*batch, rows] and marginal [*batch, rows, dims] contiguous. Inputs are never written,
 // outputs never read; they must not overlap. The results come in nats and, for the backward pass, in base 2,
 // as the kernels work: where one component outweighs all others its responsibility is then 1 exactly, which
 // two roundings more would spoil. Gradients have their input's strides, and every element is written: where a
-// stride is 0 the gradient is summed, that of value over batch dimensions only. Without log_weights each
-// component weighs 1/components; one of log-weight -inf is absent, whatever its loc and scale.
+// stride is 0 the gradient is summed, that of value over batch dimensions only. A component of
+// log-weight -inf is absent, whatever its loc and scale.
 #pragma once
 
 #include "core/cpu_features.h"
@@ -22,11 +27,24 @@
 
 namespace pykernels {
 
+// Logarithms, in base 2, of what components weigh where there are no log_weights: in row b component b and
+// the next one (after the last comes the first), beside every other one, and what that weighs. Both may be
+// other than 0 only where there are as many components as rows, at least two, and both densities are asked
+// for.
+struct PairWeights {
+  double own, next, other;
+};
+
+PYKERNELS_INLINE bool depend_on_pair(const PairWeights& weights) {
+  return weights.own != 0 || weights.next != 0;
+}
+
 struct MixtureProblem {
   Dtype dtype;
   BatchShape batch;
   int64_t rows, components, dims;  // all at least 1
   StridedTensor value, loc, scale, log_weights;
+  PairWeights pairs;
 };
 
 struct MixtureForward {
@@ -36,6 +54,7 @@ struct MixtureForward {
   // d joint / d value and d marginal / d value, [*batch, rows, dims], which CUDA gives here and the CPU, as
   // grad_value, backward; null: not asked for.
   void *joint_slope, *marginal_slope;
+  void *perplexity, *collision_count;  // [*batch, rows], of CPUs, with joint alone; null: not asked for
   void* workspace;
   int64_t workspace_bytes;
 };
@@ -45,6 +64,9 @@ struct MixtureBackward {
   const void *joint_log2, *marginal_log2;    // from the forward pass, each needed where its gradient is given
   const void *joint_slope, *marginal_slope;  // the same, where it gave them, for grad_value
   const void *grad_joint, *grad_marginal;    // contiguous; null: zero
+  // Of statistics of the responsibilities, [*batch, 2, rows], of CPUs, with grad_joint alone: a pair then has
+  // grad_joint + statistics[0] log r + statistics[1] r for grad_joint; null: zero.
+  const void* grad_statistics;
   StridedTensor grad_value, grad_loc, grad_scale, grad_log_weights;
   void* workspace;
   int64_t workspace_bytes;

@@ -21,9 +21,18 @@ template <class T> Components<T> components_of(const MixtureProblem& problem, in
   return {view<T>(problem.batch, problem.loc, index),
           view<T>(problem.batch, problem.scale, index),
           view<T>(problem.batch, problem.log_weights, index),
+          problem.pairs.other,
           problem.components,
           problem.dims,
           nullptr};
+}
+
+Band band_of(const MixtureProblem& problem) {
+  return {depend_on_pair(problem.pairs), problem.components, problem.pairs.own, problem.pairs.next};
+}
+
+Asked asked_of(const MixtureForward& args) {
+  return {args.joint != nullptr, args.marginal != nullptr, args.perplexity != nullptr};
 }
 
 template <class T> const T* part(const void* contiguous, int64_t offset) {
@@ -86,11 +95,11 @@ void take_forward_memories(Arena& arena, const MixtureForward& args, const CallP
   for (int copy = 0; copy < plan.layout.copies; ++copy) {
     memories.problem[copy] = arena;
     take_forward<T>(arena, plan.plan, args.problem.rows, args.problem.components, args.problem.dims,
-                    args.joint, args.marginal);
+                    asked_of(args));
   }
   for (int thread = 0; thread < threads; ++thread)
     memories.scratch[thread] = take_forward_scratch<T>(arena, args.problem.rows, args.problem.components,
-                                                       args.problem.dims, args.joint, args.marginal);
+                                                       args.problem.dims, asked_of(args));
 }
 
 template <class T> int64_t forward_workspace(const MixtureForward& args, int threads) {
@@ -111,12 +120,15 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
                     [&](int64_t index, int copy, int threads, Interrupt& interrupt) {
                       const int64_t row = index * p.rows;
                       const ForwardProblem<T> problem{components_of<T>(p, index),
+                                                      band_of(p),
                                                       view<T>(p.batch, p.value, index),
                                                       p.rows,
                                                       part<T>(args.joint, row),
                                                       part<T>(args.joint_log2, row),
                                                       part<T>(args.marginal, row * p.dims),
-                                                      part<T>(args.marginal_log2, row * p.dims)};
+                                                      part<T>(args.marginal_log2, row * p.dims),
+                                                      part<T>(args.perplexity, row),
+                                                      part<T>(args.collision_count, row)};
                       run_forward(problem, plan.plan, memories.problem[copy], memories.scratch + copy,
                                   threads, interrupt);
                     });
@@ -171,11 +183,13 @@ template <class T> Status backward(const MixtureBackward& args, Execution execut
                                                            batch_offset(p.batch, grad_value, index)
                                                      : nullptr;
                       const BackwardProblem<T> problem{components_of<T>(p, index),
+                                                       band_of(p),
                                                        view<T>(p.batch, p.value, index),
                                                        p.rows,
                                                        part<T>(args.joint_log2, row),
                                                        part<T>(args.marginal_log2, row * p.dims),
                                                        part<T>(args.grad_joint, row),
+                                                       part<T>(args.grad_statistics, 2 * row),
                                                        part<T>(args.grad_marginal, row * p.dims),
                                                        value_out,
                                                        grad_value.strides[p.batch.ndim],

@@ -77,7 +77,7 @@ void launch_tiles(const MixtureProblem& p, const ForwardPlan<T>& plan, const For
   const dim3 blocks(grid(plan.row_blocks), grid(plan.joint.count), grid(elements));
   const int dims = static_cast<int>(p.dims);
   PYKERNELS_LAUNCH((forward_joint_tiles<T, row_tiles, component_tiles, long_sums>), blocks, kTileThreads,
-                   tile_bytes<T>({row_tiles, component_tiles}), stream, memory.components, memory.rows,
+                   tile_bytes<T>({row_tiles, component_tiles}), stream, p, memory.components, memory.rows,
                    memory.joint, dims, depth_of(dims), plan.units, plan.joint.units, first);
 }
 
@@ -89,8 +89,8 @@ void forward_many(const MixtureProblem& p, const ForwardPlan<T>& plan, const For
   if (plan.slope_tiles)
     PYKERNELS_LAUNCH(forward_joint_slopes<T>,
                      dim3(grid(plan.row_blocks), grid(plan.joint.count), grid(elements)), kTileThreads,
-                     kGradientTileSize<T> * sizeof(T), stream, memory.components, memory.rows, memory.joint,
-                     static_cast<int>(p.dims), plan.joint.units);
+                     kGradientTileSize<T> * sizeof(T), stream, p, memory.components, memory.rows,
+                     memory.joint, static_cast<int>(p.dims), plan.joint.units);
   else if (narrow && long_sums)
     launch_tiles<T, kNarrowTiles.rows, kNarrowTiles.components, true>(p, plan, memory, elements, first,
                                                                       stream);
@@ -238,14 +238,14 @@ void sum_value(const MixtureProblem& p, const GradientOutput<T>& out, int64_t el
                     elements, first, stream);
 }
 
-template <class T, int D, int ways>
+template <class T, int D, int ways, bool band>
 void launch_component_sums(const MixtureProblem& p, const BackwardPlan<T>& plan,
                            const BackwardMemory<T>& memory, int64_t elements, uint32_t first,
                            cudaStream_t stream) {
   const bool with_value = plan.direct && memory.value.out.tensor.data;
   const int64_t value_blocks = with_value ? divide_up(p.rows * p.dims, kThreads) : 0;
   const dim3 blocks(grid(plan.component_blocks + value_blocks), grid(plan.joint.count), grid(elements));
-  PYKERNELS_LAUNCH((joint_component_sums<T, D, ways>), blocks, kThreads,
+  PYKERNELS_LAUNCH((joint_component_sums<T, D, ways, band>), blocks, kThreads,
                    (component_shared_size<T, D, ways>()) * sizeof(T), stream, p, memory.value,
                    memory.gradients, memory.joint_sums, plan.joint.units, plan.component_blocks, first);
 }
@@ -258,16 +258,21 @@ void launch_joint_sums(const MixtureProblem& p, const BackwardPlan<T>& plan, con
                       elements, first, stream);
     const dim3 blocks(grid(plan.component_blocks), grid(plan.joint.count), grid(elements));
     PYKERNELS_LAUNCH(joint_component_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
-                     memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims),
+                     p, memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims),
                      plan.joint.units);
     return;
   }
   with_dims<T>(p.dims, [&](auto dims) {
     constexpr int D = decltype(dims)::kValue;
-    if (plan.few_components)
-      launch_component_sums<T, D, kFewWays>(p, plan, memory, elements, first, stream);
+    const bool band = depend_on_pair(p.pairs);
+    if (plan.few_components && band)
+      launch_component_sums<T, D, kFewWays, true>(p, plan, memory, elements, first, stream);
+    else if (plan.few_components)
+      launch_component_sums<T, D, kFewWays, false>(p, plan, memory, elements, first, stream);
+    else if (band)
+      launch_component_sums<T, D, 1, true>(p, plan, memory, elements, first, stream);
     else
-      launch_component_sums<T, D, 1>(p, plan, memory, elements, first, stream);
+      launch_component_sums<T, D, 1, false>(p, plan, memory, elements, first, stream);
   });
 }
 

@@ -5,8 +5,9 @@ from functools import partial
 from itertools import count
 
 import pytest
+import torch
 
-from benchmarks import baselines, harness
+from benchmarks import baselines, bench_minibatch, harness
 from benchmarks.problems import equal_scales, half_active, spread_scales
 from pykernels import gaussian_mixture_log_prob
 
@@ -67,6 +68,16 @@ def test_contenders_take_turns():
 def test_every_formulation_passes_the_check(formulation, make):
     problem = make(7, 5, 4)
     harness.check(formulation, problem, harness.oracle(problem))
+
+
+@pytest.mark.parametrize("estimator", bench_minibatch.ESTIMATORS)
+def test_the_published_minibatch_estimates_are_ours(estimator):
+    problem = bench_minibatch.encodings(7, 4)
+    ours, dense = bench_minibatch.formulations(estimator).values()
+    torch.testing.assert_close(ours(*problem), dense(*problem))
+    rows = torch.tensor([1, 6])
+    some = baselines.dense_minibatch(estimator, bench_minibatch.DATASET_SIZE, rows)
+    torch.testing.assert_close(some(*problem), dense(*problem)[rows])
 
 
 @pytest.mark.parametrize(("factor", "term"), [(1, 1), (2, 0), (float("nan"), 0)])

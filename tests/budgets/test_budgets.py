@@ -31,8 +31,8 @@ LOOPS = [
     # With the branches that leave out weights of 0, four or five instructions that save 20 to 30.
     ("forward_joint<float, 10, 2, 1, true>", "fast", 8, 30, 0, 56.7),
     ("forward_joint<float, 10, 2, 1, true>", "accurate", 8, 20, 10, 66.8),
-    ("joint_component_sums<float, 10, 1>", "fast", 4, 30, 10, 62),
-    ("joint_component_sums<float, 10, 1>", "accurate", 4, 20, 20, 72),
+    ("joint_component_sums<float, 10, 1, false>", "fast", 4, 30, 10, 62),
+    ("joint_component_sums<float, 10, 1, false>", "accurate", 4, 20, 20, 72),
     # At D = 50, with the sum of exponentials, 115.
     ("forward_joint_tiles<float, 2, 2, false>", "fast per_dim", 64, 2, 0, 2.16),
     ("forward_joint_tiles<float, 2, 2, false>", "accurate per_dim", 64, 1, 1, 3.16),
@@ -60,7 +60,7 @@ LOOPS = [
 REGISTERS = {
     "forward_joint<float, 10, 4, 1, false>": 128,  # 4 blocks of 128 threads
     "forward_joint<float, 10, 2, 1, true>": 255,  # 2
-    "joint_component_sums<float, 10, 1>": 128,  # 4
+    "joint_component_sums<float, 10, 1, false>": 128,  # 4
     "forward_joint_tiles<float, 2, 2, false>": 128,  # 2 of 256
     "forward_joint_tiles<float, 2, 1, true>": 128,  # 2
     "forward_joint_slopes<float>": 128,  # 2

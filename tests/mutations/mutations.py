@@ -38,20 +38,20 @@ MUTATIONS = (
     ),
     mutation(
         "no barrier before the next tile of components overwrites this one",
-        "      add_tile<false, kMany, ways>(records, count, way, own);\n    __syncthreads();",
-        "      add_tile<false, kMany, ways>(records, count, way, own);\n",
+        "add_tile<false, kMany, ways>(records, count, way, NoOffsets{}, own);\n    }\n    __syncthreads();",
+        "add_tile<false, kMany, ways>(records, count, way, NoOffsets{}, own);\n    }\n",
         also=RACE,
     ),
     mutation(
         "no barrier before the next tile of rows overwrites this one",
-        "add_rows<false, ways>(records, count, way, own);\n    __syncthreads();",
-        "add_rows<false, ways>(records, count, way, own);\n",
+        "add_rows<false, ways, 2>(records, count, way, NoOffsets{}, own);\n    }\n    __syncthreads();",
+        "add_rows<false, ways, 2>(records, count, way, NoOffsets{}, own);\n    }\n",
         also=RACE,
     ),
     mutation(
         "no barrier before the next marginal tile overwrites this one",
-        "packed.dims, z, sum, slope);\n    __syncthreads();",
-        "packed.dims, z, sum, slope);\n",
+        "NoOffsets{}, z, sum, slope);\n    }\n    __syncthreads();",
+        "NoOffsets{}, z, sum, slope);\n    }\n",
         also=RACE,
     ),
     mutation(
@@ -187,8 +187,8 @@ MUTATIONS = (
     ),
     mutation(
         "the wrong form of the few-dimensional loop",
-        "if (load_records<T, D>(",
-        "if (!load_records<T, D>(",
+        "accurate = load_records<T, D>(",
+        "accurate = !load_records<T, D>(",
     ),
     mutation(
         "the multiplied-out form whatever the components",
@@ -255,6 +255,26 @@ MUTATIONS = (
         "later steps of the batch write to the first one's place",
         "(first_element + element) * rows.count + row, sum[r]",
         "element * rows.count + row, sum[r]",
+    ),
+    mutation(
+        "weights that depend on the pair are looked for in too few tiles",
+        "return (ahead <= rows && -ahead < components)",
+        "return (ahead < rows && -ahead < components)",
+    ),
+    mutation(
+        "the last row does not find the first component",
+        " || ahead + static_cast<int>(problem.rows) <= rows;",
+        ";",
+    ),
+    mutation(
+        "the rows of a thread are taken for neighbours",
+        "band.ahead + i - r * step;",
+        "band.ahead + i - r;",
+    ),
+    mutation(
+        "a square of pairs takes its rows for components where it looks for their weights",
+        "add_offsets({problem, ahead + down - across}, square);",
+        "add_offsets({problem, ahead + across - down}, square);",
     ),
     mutation(
         "a kernel on the default stream",

@@ -74,6 +74,7 @@ template <class T> MixtureProblem problem_for_call(Case<T>& it) {
   problem.loc = it.inputs.loc.view();
   problem.scale = it.inputs.scale.view();
   problem.log_weights = it.inputs.log_weights.view();
+  problem.pairs = p.pairs();
   return problem;
 }
 

@@ -67,12 +67,14 @@ template <class T> class DenseMixture {
     return static_cast<double>(tensor.memory[tensor.place(index)]);
   }
 
-  double log_weight(int64_t element, int64_t i) const {
-    if (!inputs_.log_weights.given()) return -std::log(static_cast<double>(p_.components));
-    return number(inputs_.log_weights, element * p_.components + i);
+  double log_weight(int64_t element, int64_t row, int64_t i) const {
+    if (inputs_.log_weights.given()) return number(inputs_.log_weights, element * p_.components + i);
+    const pykernels::PairWeights pairs = p_.pairs();
+    const double beside = i == row ? pairs.own : i == (row + 1) % p_.components ? pairs.next : 0;
+    return std::log(2.0) * (pairs.other + beside);
   }
 
-  bool absent(int64_t element, int64_t i) const { return std::isinf(log_weight(element, i)); }
+  bool absent(int64_t element, int64_t i) const { return std::isinf(log_weight(element, 0, i)); }
 
   Term term(double z, double m, double sigma) const {
     const double e = (z - m) / sigma, product = std::fabs(m / sigma), log_sigma = std::log(sigma);
@@ -93,7 +95,7 @@ template <class T> class DenseMixture {
     }
     const size_t at = count(element * p_.rows + row);
     if (p_.joint) {
-      out_.joint[at] = weigh(element, 0, p_.dims);
+      out_.joint[at] = weigh(element, row, 0, p_.dims);
       const double upstream = static_cast<double>(upstream_.joint[at]);
       for (int64_t d = 0; d < p_.dims; ++d)
         add_gradients(element, row, d, upstream, out_.joint_slope[at * count(p_.dims) + count(d)]);
@@ -101,7 +103,7 @@ template <class T> class DenseMixture {
     }
     for (int64_t d = 0; p_.marginal && d < p_.dims; ++d) {
       const size_t here = at * count(p_.dims) + count(d);
-      out_.marginal[here] = weigh(element, d, d + 1);
+      out_.marginal[here] = weigh(element, row, d, d + 1);
       const double upstream = static_cast<double>(upstream_.marginal[here]);
       add_gradients(element, row, d, upstream, out_.marginal_slope[here]);
       add_weight_gradients(element, upstream);
@@ -110,11 +112,11 @@ template <class T> class DenseMixture {
 
   // The logarithm of the sum over the components, of the product of the dimensions from `first` up to `end`.
   // Leaves the logarithms of its terms in logs_ and their shares of the sum in shares_.
-  Near weigh(int64_t element, int64_t first, int64_t end) {
+  Near weigh(int64_t element, int64_t row, int64_t first, int64_t end) {
     double top = -std::numeric_limits<double>::infinity();
     for (int64_t i = 0; i < p_.components; ++i) {
       logs_[count(i)] = {top, 0};
-      if (!absent(element, i)) logs_[count(i)] = sum_of_terms(i, log_weight(element, i), first, end);
+      if (!absent(element, i)) logs_[count(i)] = sum_of_terms(i, log_weight(element, row, i), first, end);
       shares_[count(i)] = {};
     }
     for (const Near& log : logs_) top = std::max(top, log.value);

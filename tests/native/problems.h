@@ -3,6 +3,7 @@
 
 #include <mixture/mixture.h>
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <string>
 
@@ -37,12 +38,22 @@ struct Problem {
   bool single = true;                                  // float32
   uint64_t seed = 0;                                   // of its numbers and its memory layout
 
+  // Whether weights depend on the pair: wherever they may.
+  bool paired() const { return rows == components && rows > 1 && joint && marginal && !weighted; }
+
+  pykernels::PairWeights pairs() const {
+    const double every = -std::log2(static_cast<double>(components));
+    if (!paired()) return {0, 0, every};
+    return {-7.5, 2.5, every};  // the own component weighs little, as of a large data set
+  }
+
   std::string text() const {
     std::string sizes;
     for (const int64_t size : batch) sizes += std::to_string(size) + " x ";
     sizes += std::to_string(rows) + " rows, " + std::to_string(components) + " components, ";
     return (single ? "float32, " : "float64, ") + sizes + std::to_string(dims) + " dims, " +
-           kKindNames[static_cast<int>(kind)] + (joint ? ", joint" : "") + (marginal ? ", marginal" : "");
+           kKindNames[static_cast<int>(kind)] + (joint ? ", joint" : "") + (marginal ? ", marginal" : "") +
+           (paired() ? ", paired" : "");
   }
 };
 
@@ -88,6 +99,15 @@ inline const std::vector<Problem>& edge_problems() {
       {Kind::nothing, 5, 40, 20, {}, joint, marginal, 0, weighted},
       {Kind::far, 40, 70, 3, {2}, joint, marginal, 0, weighted},
       {Kind::far, 40, 70, 19, {2}, joint, marginal, 0, weighted},
+      {Kind::plain, 2, 2, 1, {}, joint, marginal, 0, no},  // weights that depend on the pair, from here on
+      {Kind::plain, 9, 9, 3, {2}, joint, marginal, 2, no},
+      {Kind::plain, 150, 150, 2, {}, joint, marginal, 0, no},  // several tiles
+      {Kind::plain, 300, 300, 10, {}, joint, marginal, 0, no, 2640},
+      {Kind::plain, 140, 140, 40, {}, joint, marginal, 0, no},  // squares of tiles
+      {Kind::plain, 129, 129, 70, {}, joint, marginal, 0, no},  // and for long sums
+      {Kind::plain, 65, 65, 130, {}, joint, marginal, 0, no},   // three blocks of dimensions
+      {Kind::narrow, 64, 64, 5, {}, joint, marginal, 0, no},
+      {Kind::far, 70, 70, 19, {2}, joint, marginal, 0, no},
   };
   return problems;
 }
@@ -97,6 +117,7 @@ inline const std::vector<Problem>& large_problems() {
   static const std::vector<Problem> problems = {
       {Kind::narrow, 1600, 17000, 5, {}, true, false, 0, true},
       {Kind::plain, 1200, 1500, 4, {}, true, true, 0, true},
+      {Kind::plain, 1300, 1300, 2, {}, true, true, 0, false},
   };
   return problems;
 }
@@ -132,6 +153,7 @@ inline Problem random_problem(uint64_t seed) {
   do {
     p.rows = random.one_of(edges);
     p.components = random.one_in(6) ? 2 * random.one_of(edges) : random.one_of(edges);
+    if (!p.weighted && p.joint && p.marginal && random.one_in(2)) p.components = p.rows;
   } while (elements * p.rows * p.components * p.dims > kMostWork);
   return p;
 }

@@ -57,6 +57,44 @@ def test_scales_are_checked_only_where_that_is_cheap_and_wanted():
     assert meta.shape == (5,)
 
 
+Z = LOC + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((Z, LOC, SCALE, 9, "iwae"), ValueError, "estimator must be one of ['mws', 'mss', 'hfvae', 'batch'], but is 'iwae'"),
+        ((Z[:6], LOC, SCALE, 9, "mss"), ValueError, "z and loc must have equally many rows B, but z has shape [6, 3]"),
+        ((Z[:1], LOC[:1], SCALE[:1], 9, "mss"), ValueError, "2 <= B <= dataset_size encodings, but loc has shape [1, 3]"),
+        ((Z, LOC, SCALE, 6, "mws"), ValueError, "B = 7, and dataset_size is 6"),
+        ((Z, LOC, SCALE, 60.0, "mws"), TypeError, "dataset_size must be an integer, but came as float"),
+        ((Z[:, :2], LOC, SCALE, 9, "mss"), ValueError, "z and loc must have the same last dimension D, but z has shape"),
+        ((Z.double(), LOC, SCALE, 9, "mss"), TypeError, "z is float64, loc is float32"),
+        ((Z[0], LOC, SCALE, 9, "mss"), ValueError, "z must have shape [*batch, B, D], but has shape [3]"),
+        ((Z.expand(2, 7, 3), LOC.expand(4, 7, 3), SCALE, 9, "mss"), ValueError, "z has [2], loc has [4]"),
+        ((Z, LOC, -SCALE, 9, "mss"), ValueError, "scale must be positive"),
+    ],
+)  # fmt: skip
+def test_minibatch_arguments(arguments, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        pykernels.minibatch_log_prob(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((VALUE[0],), ValueError, "log_prob must have shape [*batch, B, n] with n >= 1, but has shape [3]"),
+        ((VALUE[:, :0],), ValueError, "but has shape [5, 0]"),
+        ((VALUE, WEIGHTS), ValueError, "log_weights must broadcast to [*batch, n], but has shape [7]"),
+        ((VALUE.expand(2, 5, 3), WEIGHTS[:3].expand(4, 3)), ValueError, "log_prob has [2], log_weights has [4]"),
+        ((VALUE, WEIGHTS[:3].double()), TypeError, "log_prob is float32, log_weights is float64"),
+    ],
+)  # fmt: skip
+def test_arguments_of_statistics_from_log_densities(arguments, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        pykernels.responsibility_statistics_from_log_prob(*arguments)
+
+
 NORMAL = Normal(torch.zeros(3), torch.ones(3))
 PRIOR = Independent(NORMAL, 1)
 

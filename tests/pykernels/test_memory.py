@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pykernels import _launch
-from pykernels.reference import mixture, mixture_gradients
+from pykernels.reference import minibatch, mixture, mixture_gradients, responsibilities
 
 SCRIPT = """
 import resource, sys
@@ -63,9 +63,16 @@ def test_the_largest_result_of_an_operation_in_the_reference(monkeypatch):
         outputs = mixture.mixture_log_prob(*inputs, True, True)
         cotangents = [torch.ones_like(o) for o in outputs]
         first = mixture_gradients.mixture_log_prob_backward(
-            *cotangents, *outputs, *inputs, [True] * 3 + [False]
+            *cotangents, None, *outputs, *inputs, [True] * 3 + [False]
         )
-        mixture_gradients.mixture_log_prob_double_backward(first, *cotangents, *outputs, *inputs)
+        mixture_gradients.mixture_log_prob_double_backward(first, *cotangents, None, *outputs, *inputs)
+        statistics = responsibilities.mixture_statistics(*inputs)
+        of_statistics = torch.ones(2, rows)
+        mixture_gradients.mixture_log_prob_backward(
+            statistics[1], None, of_statistics, statistics[0], None, *inputs, [True] * 3 + [False]
+        )
+        paired = inputs[0], inputs[0] + 1, *inputs[2:], True, True, minibatch.pair_weights("mss", rows, 500)
+        mixture.mixture_log_prob(*paired)
     assert largest.elements <= max(1000, components * dims)
 
 
@@ -75,4 +82,6 @@ def test_the_reference_saves_no_tile_for_autograd(monkeypatch):
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         mixture.gaussian_mixture_log_prob(*inputs)
+        responsibilities.responsibility_statistics(*inputs)
+        minibatch.minibatch_log_prob(inputs[0], inputs[0] + 1, inputs[2], 500, "hfvae")
     assert max(saved, default=0) <= 110 * 4
