@@ -118,6 +118,34 @@ def against(
     _save(figure, path)
 
 
+def tradeoff(
+    series: Mapping[str, Mapping[float, tuple[Mapping[str, Any], Mapping[str, Any]]]],
+    labels: tuple[str, str],
+    point: str,
+    path: Path,
+) -> None:
+    """Two metrics against each other, means with intervals over seeds of both: Figure 2 of the paper.
+
+    series: name -> setting -> (metric on the x axis, on the y axis). A line joins the points of a series, each of
+    which tells its setting, which `point` is the name of.
+    """
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    ax = figure.subplots()
+    for (name, points), colour, marker in zip(series.items(), cycle(COLOURS), cycle("osD^vP")):
+        points = dict(sorted(points.items()))
+        x, y = ([both[axis]["mean"] for both in points.values()] for axis in (0, 1))
+        dx, dy = ([both[axis]["half_width"] for both in points.values()] for axis in (0, 1))
+        style = {"color": colour, "marker": marker, "markersize": 4, "capsize": 2, "linewidth": 1}
+        ax.errorbar(x, y, dy, dx, label=name, **style)
+        for setting, *place in zip(points, x, y):
+            text = f"{setting:g}"
+            ax.annotate(text, place, (4, 4), textcoords="offset points", fontsize=7, color=colour)
+    ax.set(xlabel=labels[0], ylabel=labels[1])
+    ax.grid(linewidth=0.4)
+    ax.legend(fontsize=8, title=f"numbers: {point}", title_fontsize=8)
+    _save(figure, path)
+
+
 def training_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     """Every column of the metrics against the epoch."""
     names = [name for name in rows[0] if name != "epoch"]
