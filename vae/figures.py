@@ -23,13 +23,18 @@ class Panel(NamedTuple):
     labels: Tensor | None = None
 
 
-def densities(panels: Sequence[Panel], path: Path, extent: float = 2.5, resolution: int = 300) -> None:
-    """The panels side by side over [−extent, extent]², all on the first one's colour scale."""
+def densities(
+    panels: Sequence[Panel],
+    path: Path,
+    extent: float = 2.5,
+    resolution: int = 300,
+    top: float | None = None,
+) -> None:
+    """The panels side by side over [−extent, extent]², on a colour scale to `top`, else to the first one's maximum."""
     figure = Figure(figsize=(3.1 * len(panels) + 0.7, 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     ticks = torch.linspace(-extent, extent, resolution)
     grid = torch.cartesian_prod(ticks, ticks)
-    top = None
     for panel, ax in zip(panels, axes, strict=True):
         with torch.no_grad():
             density = panel.log_prob(grid).exp().view(resolution, resolution).T

@@ -4,6 +4,7 @@ Under an isotropic Gaussian prior the β-VAE cannot tell one rotation of its lat
 anisotropic Gaussian and a Student-t prior can, so that dimensions align with the factors the images are made of.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -162,7 +163,12 @@ def build_prior(config: Shapes, packed: Tensor) -> Callable[[], Distribution]:
     if config.prior == "normal" or config.prior_init == "iso":
         start = torch.zeros(config.latent_dim)
     else:
-        found = singular_values(lambda: batches(packed), config.latent_dim)
+        try:
+            found = singular_values(lambda: batches(packed), config.latent_dim)
+        except ValueError as error:
+            raise RunError(
+                f"--latent-dim {config.latent_dim} is too many for --prior-init pca: {error}"
+            ) from error
         start = priors.pca_log_variances(found).cpu()
     return priors.Gaussian(start, "fixed" if config.prior == "normal" else config.prior_scales)
 
@@ -199,7 +205,8 @@ def scores(loc: Tensor, factors: Factors, prior: Distribution) -> dict[str, floa
 
 
 def draw(model: VAE, packed: Tensor, encoding: Encoding, folder: RunFolder) -> None:
-    """Reconstructions, traversals from one image through the prior's quantiles, samples, and the prior."""
+    """Reconstructions, traversals from one image through the prior's quantiles, samples; with the Student-t prior
+    also Figure 6b, its densities."""
     figures.training_curves(folder.rows(), folder.figures / "training.png")
     images = unpack(packed[:10])
     active = encoding.loc.var(0).argsort(descending=True)
@@ -217,12 +224,14 @@ def draw(model: VAE, packed: Tensor, encoding: Encoding, folder: RunFolder) -> N
     figures.images(pairs, folder.figures / "reconstructions.png", ("image", "reconstruction"))
     figures.images(sampled, folder.figures / "samples.png")
     names = [f"$z_{{{d}}}$" for d in active.tolist()]
-    columns = [f"{step:+.1f}$\\sigma$" for step in steps.tolist()]
+    columns = [f"{step:g}$\\sigma$" for step in steps.tolist()]
     figures.images(moved, folder.figures / "traversals.png", names, columns)
+    if not hasattr(prior.base_dist, "df"):
+        return
     panels = [
         figures.Panel(f"$\\nu$ = {df:g}", priors.StudentT(2, df)().log_prob) for df in (3.0, 5.0, 100.0)
     ]
-    figures.densities(panels, folder.figures / "student-t.png", extent=3.0)
+    figures.densities(panels, folder.figures / "student-t.png", extent=3.0, top=1 / (2 * math.pi))
 
 
 def prior_scale(prior: Distribution) -> Tensor:
