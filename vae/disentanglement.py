@@ -38,7 +38,8 @@ def factor_score(encodings: Tensor, factors: Factors, protocol: Protocol = KIM_M
     encodings: [n, D], the encoders' means for all n points of `factors`, in their order. Factors of one value are
     left out. 1 where every factor has dimensions of its own. By chance, with 5 factors and D = 10: 0.200 held out,
     0.212 under PUBLISHED. 0, with a warning, where every dimension is dropped. The same for the same `seed`;
-    dimensions may be permuted, scaled (above `min_std`) and negated. Takes O(votes · L · D) time and little memory.
+    dimensions may be permuted, scaled (above `min_std`) and negated. Takes O(votes · L · D) time, and the
+    memory of the encodings twice.
     """
     if encodings.dim() != 2 or len(encodings) != factors.count:
         raise ValueError(f"encodings must be [{factors.count}, D], got {tuple(encodings.shape)}")

@@ -1,5 +1,6 @@
 """Priors p(z): modules that return a torch distribution when called."""
 
+import math
 from typing import Literal
 
 import torch
@@ -44,7 +45,7 @@ class Gaussian(nn.Module):
 
     @staticmethod
     def _normalised(log_variances: Tensor) -> Tensor:
-        return log_softmax(log_variances, 0) + torch.tensor(len(log_variances)).log()
+        return log_softmax(log_variances, 0) + math.log(len(log_variances))
 
 
 def pca_log_variances(singular_values: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ class StudentT(nn.Module):
 
     def __init__(self, latent_dim: int, df: float = 3.0):
         super().__init__()
-        self.register_buffer("df", torch.full((latent_dim,), df), persistent=False)
+        self.register_buffer("df", torch.full((latent_dim,), float(df)), persistent=False)
 
     def forward(self) -> Distribution:
         zero, one = torch.zeros_like(self.df), torch.ones_like(self.df)

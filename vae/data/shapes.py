@@ -40,6 +40,8 @@ def shapes(folder: str = "", steps: Sequence[int] = ()) -> Shapes:
         raise RunError(f"--subset {given} is not one positive step for each of {', '.join(ALL.names)}")
     levels = [range(0, size, step) for size, step in zip(ALL.sizes, steps)]
     factors = Factors(ALL.names, tuple(map(len, levels)))
+    if factors.count == 1:
+        raise RunError(f"--subset {' '.join(map(str, steps))} leaves one image only: give shorter steps")
     published = files.first([PUBLISHED], files.given(folder))
     if published:
         source = f"{PUBLISHED}, {published.stat().st_size} bytes"

@@ -27,6 +27,7 @@ from vae.networks import ShapesDecoder, ShapesEncoder
 from vae.objectives import decomposition
 from vae.pca import singular_values
 from vae.run import RunError, RunFolder, RunOptions, finished_runs
+from vae.student_t import StudentT
 from vae.training import shuffled, train
 
 
@@ -69,7 +70,8 @@ class Shapes:
     data: str = ""
     """Folder of the published file, if you have it, and of the images in packed form; else that in VAE_DATA."""
     paper_code: bool = False
-    """The settings of the paper's published code, where they differ from its text."""
+    """The settings of the paper's published code, where they differ from its text. (Not its slip of taking the
+    smallest ten of the images' first twenty singular values.)"""
     betas: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
     """The beta that --sweep runs."""
     dfs: tuple[float, ...] = (3.0, 5.0, 9.0, 100.0)
@@ -191,9 +193,8 @@ def scores(loc: Tensor, factors: Factors, prior: Distribution) -> dict[str, floa
         "disentanglement": factor_score(loc, factors, KIM_MNIH),
         "disentanglement_published": factor_score(loc, factors, PUBLISHED),
     }
-    to_normal = getattr(getattr(prior, "base_dist", None), "to_normal", None)
-    if to_normal:
-        mapped = to_normal(loc)
+    if isinstance(prior.base_dist, StudentT):
+        mapped = prior.base_dist.to_normal(loc)
         found["disentanglement_mapped"] = factor_score(mapped, factors, KIM_MNIH)
         found["disentanglement_published_mapped"] = factor_score(mapped, factors, PUBLISHED)
     dci = alignment.dci(loc, factors)
@@ -227,12 +228,9 @@ def draw(model: VAE, packed: Tensor, encoding: Encoding, folder: RunFolder) -> N
     names = [f"$z_{{{d}}}$" for d in active.tolist()]
     columns = [f"{step:g}$\\sigma$" for step in steps.tolist()]
     figures.images(moved, folder.figures / "traversals.png", names, columns)
-    if not hasattr(prior.base_dist, "df"):
-        return
-    panels = [
-        figures.Panel(f"$\\nu$ = {df:g}", priors.StudentT(2, df)().log_prob) for df in (3.0, 5.0, 100.0)
-    ]
-    figures.densities(panels, folder.figures / "student-t.png", extent=3.0, top=1 / (2 * math.pi))
+    if isinstance(prior.base_dist, StudentT):
+        panels = [figures.Panel(f"$\\nu$ = {df}", priors.StudentT(2, df)().log_prob) for df in (3, 5, 100)]
+        figures.densities(panels, folder.figures / "student-t.png", extent=3.0, top=1 / (2 * math.pi))
 
 
 def prior_scale(prior: Distribution) -> Tensor:

@@ -237,6 +237,11 @@ def test_steps_must_be_positive_and_five(steps):
         shapes("", steps)
 
 
+def test_a_subset_of_one_image_is_refused():
+    with pytest.raises(RunError, match="--subset 3 2 3 4 5 leaves one image only"):
+        shapes("", SMALL.sizes)
+
+
 def test_the_highest_bit_is_the_first_pixel():
     packed = torch.zeros(2, 512, dtype=torch.uint8)
     packed[0, 0], packed[1, 8] = 0b10000001, 0b01000000
