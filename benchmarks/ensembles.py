@@ -24,8 +24,8 @@ LATENT = CONFIG.latent_dim
 STRIDED = {"kernel_size": 4, "stride": 2, "padding": 1}
 
 
-def models(seeds: int) -> list[VAE]:
-    return [build(CONFIG, torch.empty(0)) for _ in range(seeds)]
+def models(seeds: int, device: str = "cpu") -> list[VAE]:
+    return [build(CONFIG, torch.empty(0)).to(device) for _ in range(seeds)]
 
 
 def optimiser(parameters: Any) -> torch.optim.Optimizer:
@@ -34,7 +34,7 @@ def optimiser(parameters: Any) -> torch.optim.Optimizer:
 
 def one_after_another(members: list[VAE], images: Tensor, precision: str) -> Callable[[], Tensor]:
     """As --seeds trains them."""
-    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    fabric = Fabric(accelerator=images.device.type, devices=1, precision=precision)
     prepared = [fabric.setup(member, optimiser(member.parameters())) for member in members]
 
     beta_vae = partial(decomposition, alpha=0.0, beta=CONFIG.beta, divergence=no_divergence)
@@ -49,7 +49,7 @@ def one_after_another(members: list[VAE], images: Tensor, precision: str) -> Cal
 
 def vectorised(members: list[VAE], images: Tensor, precision: str) -> Callable[[], Tensor]:
     """By torch.func: parameters stacked, the loss of one model mapped over them."""
-    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    fabric = Fabric(accelerator=images.device.type, devices=1, precision=precision)
     parameters, buffers = torch.func.stack_module_state(members)
     adam = optimiser(parameters.values())
     blueprint = _Objective(members[0])
@@ -59,7 +59,7 @@ def vectorised(members: list[VAE], images: Tensor, precision: str) -> Callable[[
         return -torch.func.functional_call(blueprint, state, (x, noise))
 
     def all_steps() -> Tensor:
-        noise = torch.randn(*images.shape[:2], LATENT)
+        noise = torch.randn(*images.shape[:2], LATENT, device=images.device)
         with fabric.autocast():
             gradients = torch.vmap(torch.func.grad(loss))(parameters, buffers, images, noise)
         for name, parameter in parameters.items():
@@ -93,7 +93,7 @@ def objective(logits: Tensor, x: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
 
 def grouped(members: list[VAE], images: Tensor, precision: str) -> Callable[[], Tensor]:
     """By convolutions with a group for each seed, and batched matrix products."""
-    fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+    fabric = Fabric(accelerator=images.device.type, devices=1, precision=precision)
     bare_model = GroupedShapes(members)
     model, adam = fabric.setup(bare_model, optimiser(bare_model.parameters()))
 
