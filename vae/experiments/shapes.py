@@ -88,7 +88,6 @@ class Shapes:
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper_code": {"lr": 5e-4, "batch_size": 64, "epochs": 20, "df": 9.0},
         "quick": {
-            "beta": 4.0,
             "subset": (1, 1, 2, 4, 4),
             "batch_size": 64,
             "epochs": 3,
