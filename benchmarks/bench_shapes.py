@@ -103,6 +103,7 @@ def time_seeds(precision: str, quick: bool) -> dict[str, Any]:
     ratios = {name: times["one after another"]["min"] / value["min"] for name, value in times.items()}
     return {
         "device": DEVICE,
+        "threads": torch.get_num_threads(),
         "errors": errors,
         "times_ms": times,
         "throughput_over_one_after_another": ratios,
@@ -111,12 +112,14 @@ def time_seeds(precision: str, quick: bool) -> dict[str, Any]:
 
 
 def clock(call: Callable[[], Any]) -> float:
-    def finished() -> None:
-        call()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-
-    return harness.wall_clock(finished)
+    """Seconds of a call; with one thread on a CPU those of its processor, which others disturb less."""
+    if DEVICE == "cuda":
+        return harness.wall_clock(lambda: (call(), torch.cuda.synchronize()))
+    if torch.get_num_threads() > 1:
+        return harness.wall_clock(call)
+    start = time.process_time()
+    call()
+    return time.process_time() - start
 
 
 def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -130,14 +133,20 @@ def effort(quick: bool) -> tuple[int, float]:
     return (3, 20.0) if quick else (9, 120.0)
 
 
-def jobs(quick: bool) -> dict[str, Callable[[], Any]]:
-    made: dict[str, Callable[[], Any]] = {
-        "data": partial(time_data, quick),
-        "score": partial(time_score, quick),
+def jobs(quick: bool) -> dict[str, tuple[dict[str, str], Callable[[], Any]]]:
+    """Name -> environment variables and function, whose result is JSON.
+
+    Batching can win by what it spares in all, which one thread shows, and by keeping several threads busier.
+    """
+    made: dict[str, tuple[dict[str, str], Callable[[], Any]]] = {
+        "data": ({}, partial(time_data, quick)),
+        "score": ({}, partial(time_score, quick)),
     }
-    return made | {
-        f"{SEEDS} seeds, {precision}": partial(time_seeds, precision, quick) for precision in PRECISIONS
-    }
+    for precision in PRECISIONS:
+        job = partial(time_seeds, precision, quick)
+        made[f"{SEEDS} seeds, {precision}"] = {}, job
+        made[f"{SEEDS} seeds, {precision}, one thread"] = {"OMP_NUM_THREADS": "1"}, job
+    return made
 
 
 def show(results: dict[str, Any]) -> str:
@@ -165,13 +174,16 @@ def main() -> int:
     options = parser.parse_args()
     torch.manual_seed(0)
     if options.job:
-        harness.write_json(options.out, jobs(options.quick)[options.job]())
+        _, job = jobs(options.quick)[options.job]
+        harness.write_json(options.out, job())
         return 0
     report: dict[str, Any] = {"quick": options.quick, "environment": harness.environment(), "jobs": {}}
-    for name in jobs(options.quick):
+    for name, (variables, _) in jobs(options.quick).items():
         start = time.perf_counter()
         arguments = ["--job", name, *(["--quick"] if options.quick else [])]
-        report["jobs"][name] = harness.run_module("benchmarks.bench_shapes", arguments, JOB_LIMIT_S)
+        report["jobs"][name] = harness.run_module(
+            "benchmarks.bench_shapes", arguments, JOB_LIMIT_S, variables
+        )
         print(f"{time.perf_counter() - start:6.1f} s  {name}", file=sys.stderr)
         if options.out:
             harness.write_json(options.out, report)
