@@ -23,13 +23,18 @@ class Panel(NamedTuple):
     labels: Tensor | None = None
 
 
-def densities(panels: Sequence[Panel], path: Path, extent: float = 2.5, resolution: int = 300) -> None:
-    """The panels side by side over [−extent, extent]², all on the first one's colour scale."""
+def densities(
+    panels: Sequence[Panel],
+    path: Path,
+    extent: float = 2.5,
+    resolution: int = 300,
+    top: float | None = None,
+) -> None:
+    """The panels side by side over [−extent, extent]², on a colour scale to `top`, else to the first one's maximum."""
     figure = Figure(figsize=(3.1 * len(panels) + 0.7, 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     ticks = torch.linspace(-extent, extent, resolution)
     grid = torch.cartesian_prod(ticks, ticks)
-    top = None
     for panel, ax in zip(panels, axes, strict=True):
         with torch.no_grad():
             density = panel.log_prob(grid).exp().view(resolution, resolution).T
@@ -115,6 +120,34 @@ def against(
         ax.set_xticks(range(len(values)), values)  # equally spaced: 0 has no place on a logarithmic axis
         ax.grid(axis="y", linewidth=0.4)
     axes[0].legend()
+    _save(figure, path)
+
+
+def tradeoff(
+    series: Mapping[str, Mapping[float, tuple[Mapping[str, Any], Mapping[str, Any]]]],
+    labels: tuple[str, str],
+    point: str,
+    path: Path,
+) -> None:
+    """Two metrics against each other, means with intervals over seeds of both: Figure 2 of the paper.
+
+    series: name -> setting -> (metric on the x axis, on the y axis). A line joins the points of a series, each of
+    which tells its setting, which `point` is the name of.
+    """
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    ax = figure.subplots()
+    for (name, points), colour, marker in zip(series.items(), cycle(COLOURS), cycle("osD^vP")):
+        points = dict(sorted(points.items()))
+        x, y = ([both[axis]["mean"] for both in points.values()] for axis in (0, 1))
+        dx, dy = ([both[axis]["half_width"] for both in points.values()] for axis in (0, 1))
+        style = {"color": colour, "marker": marker, "markersize": 4, "capsize": 2, "linewidth": 1}
+        ax.errorbar(x, y, dy, dx, label=name, **style)
+        for setting, *place in zip(points, x, y):
+            text = f"{setting:g}"
+            ax.annotate(text, place, (4, 4), textcoords="offset points", fontsize=7, color=colour)
+    ax.set(xlabel=labels[0], ylabel=labels[1])
+    ax.grid(linewidth=0.4)
+    ax.legend(fontsize=8, title=f"numbers: {point}", title_fontsize=8)
     _save(figure, path)
 
 

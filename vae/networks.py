@@ -1,5 +1,7 @@
 """Encoders and decoders: Table 1 of the paper."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
@@ -66,6 +68,57 @@ class DCGANDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.body(z[:, :, None, None]).to(z.dtype)
+
+
+class ShapesEncoder(nn.Module):
+    """Convolutions of images [B, 1, 64, 64] to the loc and scale [B, D] of a diagonal Gaussian (Table 1a).
+
+    scale = exp(½ ·) + min_scale. No ReLU follows the layer of 128, as in the table.
+    """
+
+    def __init__(self, latent_dim: int, *, min_scale: float):
+        super().__init__()
+        channels = (1, 32, 32, 64, 64)
+        self.body = nn.Sequential(
+            *(layer for sizes in pairwise(channels) for layer in (nn.Conv2d(*sizes, **_STRIDED), nn.ReLU())),
+            nn.Flatten(),
+            nn.Linear(64 * 4 * 4, 128),
+        )
+        self.heads = nn.Linear(128, 2 * latent_dim)
+        self.min_scale = min_scale
+        _prepare(self, None)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        loc, log_variance = self.heads(self.body(x)).to(self.heads.weight.dtype).chunk(2, dim=-1)
+        return loc, (0.5 * log_variance).exp() + self.min_scale
+
+
+class ShapesDecoder(nn.Module):
+    """Transposed convolutions of z [B, D] to the logits [B, 1, 64, 64] of the pixels (Table 1a)."""
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        channels = (64, 64, 64, 32)
+        self.body = nn.Sequential(
+            nn.Linear(latent_dim, 128),
+            nn.ReLU(),
+            nn.Linear(128, 64 * 4 * 4),
+            nn.ReLU(),
+            nn.Unflatten(1, (64, 4, 4)),
+            *(
+                layer
+                for sizes in pairwise(channels)
+                for layer in (nn.ConvTranspose2d(*sizes, **_STRIDED), nn.ReLU())
+            ),
+            nn.ConvTranspose2d(32, 1, **_STRIDED),
+        )
+        _prepare(self, None)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.body(z).to(z.dtype)
+
+
+_STRIDED: dict[str, int] = {"kernel_size": 4, "stride": 2, "padding": 1}
 
 
 def _halve(in_channels: int, out_channels: int, *, norm: bool = True) -> list[nn.Module]:

@@ -1,15 +1,77 @@
 """Priors p(z): modules that return a torch distribution when called."""
 
+import math
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.nn.functional import log_softmax
 
 import pykernels
+from vae.student_t import StudentT as StudentTDistribution
 
 CENTRES = {
     "cross": ((0.0, 1.0), (0.0, -1.0), (1.0, 0.0), (-1.0, 0.0)),
     "square": ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)),
 }
+
+
+Scales = Literal["fixed", "learned", "free"]
+
+
+class Gaussian(nn.Module):
+    """p(z) = N(z; 0, diag(σ²)) with σ²_d = D · softmax(ℓ)_d, so that Σ σ² = D whatever ℓ [D] is.
+
+    ℓ = 0 is the isotropic prior. `scales`: with "learned" ℓ is a parameter, and the total variance stays D; with
+    "free" the parameter is log σ² itself, which starts at the same σ² and may go anywhere.
+    """
+
+    def __init__(self, log_variances: Tensor, scales: Scales = "fixed"):
+        super().__init__()
+        self.is_free = scales == "free"
+        if self.is_free:
+            log_variances = self._normalised(log_variances)
+        if scales == "fixed":
+            self.register_buffer("log_variances", log_variances)
+        else:
+            self.log_variances = nn.Parameter(log_variances.clone())
+
+    def forward(self) -> Distribution:
+        log_variances = self.log_variances if self.is_free else self._normalised(self.log_variances)
+        scale = (0.5 * log_variances).exp()
+        factors = Normal(torch.zeros_like(scale), scale, validate_args=False)
+        return Independent(factors, 1, validate_args=False)
+
+    @staticmethod
+    def _normalised(log_variances: Tensor) -> Tensor:
+        return log_softmax(log_variances, 0) + math.log(len(log_variances))
+
+
+def pca_log_variances(singular_values: Tensor) -> Tensor:
+    """ℓ = log s² for `Gaussian`, so that its scales are in the proportions of the data's first D singular values.
+
+    Those that are 0 count as 1e-6 of the largest.
+    """
+    return singular_values.clamp(min=1e-6 * singular_values.max().item()).square().log().float()
+
+
+class StudentT(nn.Module):
+    """p(z) = Π_d StudentT(z_d; df): rotations change it, all the more the lower df; N(0, I) as df → ∞.
+
+    The factors, with cdf and icdf, are the `base_dist`. Its KL from a normal is by quadrature: see `vae.student_t`.
+    """
+
+    df: Tensor
+
+    def __init__(self, latent_dim: int, df: float = 3.0):
+        super().__init__()
+        self.register_buffer("df", torch.full((latent_dim,), float(df)), persistent=False)
+
+    def forward(self) -> Distribution:
+        zero, one = torch.zeros_like(self.df), torch.ones_like(self.df)
+        factors = StudentTDistribution(self.df, zero, one, validate_args=False)
+        return Independent(factors, 1, validate_args=False)
 
 
 class GaussianMixture(nn.Module):

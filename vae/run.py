@@ -14,6 +14,7 @@ import os
 import platform
 import warnings
 import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -150,11 +151,26 @@ def stored_config(config_class: Any, options: RunOptions) -> Any:
         if stored["experiment"] != config_class.__name__:
             raise TypeError(f"it is of {stored['experiment']}")
         run = RunOptions(**stored["run"], out=options.out, resume=True)
-        return config_class(**stored["settings"], run=run)
+        # JSON has lists where a configuration has tuples.
+        settings = {n: tuple(v) if isinstance(v, list) else v for n, v in stored["settings"].items()}
+        return config_class(**settings, run=run)
     except (KeyError, TypeError) as error:
         raise RunError(
             f"{path} does not fit {config_class.__name__} ({error}): give another --out"
         ) from error
+
+
+def finished_runs(folders: Iterable[Path], config_class: Any) -> Iterator[tuple[Any, dict[str, float]]]:
+    """Configuration and results of every run of one seed that is finished, anywhere within the folders.
+
+    Runs of other experiments are passed over; one that is in several folders comes several times.
+    """
+    for folder in folders:
+        for path in sorted(folder.rglob("summary.json")):
+            stored = _read_json(path.with_name("config.json"))
+            if stored["experiment"] == config_class.__name__ and not stored["run"]["seeds"]:
+                options = RunOptions(path.parent, resume=True)
+                yield stored_config(config_class, options), _read_json(path)
 
 
 def _content(config: Any) -> dict[str, Any]:
@@ -166,7 +182,7 @@ def _content(config: Any) -> dict[str, Any]:
 
 def _check_same(path: Path, config: Any) -> None:
     """Everything must be as it was, but the data set may have moved."""
-    asked, stored = _content(config), _read_json(path / "config.json")
+    asked, stored = json.loads(json.dumps(_content(config))), _read_json(path / "config.json")
     for group in ("settings", "run"):
         for name, now in asked[group].items():
             if name != "data" and now != (before := stored[group].get(name)):

@@ -36,7 +36,7 @@ def one_of(options: RunOptions, seed: int) -> RunOptions:
     return replace(options, seed=seed, seeds="", out=options.out / f"seed-{seed}")
 
 
-def variants(config: Any, settings: Iterable[Mapping[str, float]], default_seeds: str) -> dict[str, Any]:
+def variants(config: Any, settings: Iterable[Mapping[str, Any]], default_seeds: str) -> dict[str, Any]:
     """`config` with each of the settings, by its label, over --seeds, in a folder of its own within --out."""
     found = {}
     for setting in settings:
@@ -47,8 +47,10 @@ def variants(config: Any, settings: Iterable[Mapping[str, float]], default_seeds
     return found
 
 
-def label(setting: Mapping[str, float]) -> str:
-    return " ".join(f"{name}={value:g}" for name, value in setting.items())
+def label(setting: Mapping[str, Any]) -> str:
+    """Like "alpha=1 prior=student-t"."""
+    shown = {name: f"{value:g}" if isinstance(value, float) else value for name, value in setting.items()}
+    return " ".join(f"{name}={value}" for name, value in shown.items())
 
 
 def intervals(summaries: Sequence[Mapping[str, float]]) -> dict[str, Any]:

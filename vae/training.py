@@ -91,7 +91,10 @@ def shuffled(
     """
     if batch_size >= len(data):
         return lambda: (prepare(data),)
-    return lambda: map(prepare, data[torch.randperm(len(data), device=data.device)].split(batch_size))
+    # Gathered batch by batch: data that are mapped from a file are never copied as a whole.
+    return lambda: (
+        prepare(data[rows]) for rows in torch.randperm(len(data), device=data.device).split(batch_size)
+    )
 
 
 @contextmanager

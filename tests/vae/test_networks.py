@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from vae.networks import DCGANDecoder, DCGANEncoder, GaussianMLP
+from vae.networks import DCGANDecoder, DCGANEncoder, GaussianMLP, ShapesDecoder, ShapesEncoder
 
 
 def count(network):
@@ -19,6 +19,24 @@ def test_table_1c_has_369700_and_267200_parameters():
     networks = nn.ModuleList([DCGANEncoder(50, min_scale=1e-6), DCGANDecoder(50)])
     biased = [name for name, p in networks.named_parameters() if p.dim() == 1 and "body" not in name]
     assert biased == ["0.heads.bias"]
+
+
+def test_table_1a_has_249172_and_298017_parameters():
+    encoder, decoder = ShapesEncoder(10, min_scale=1e-6), ShapesDecoder(10)
+    assert (count(encoder), count(decoder)) == (249_172, 298_017)
+    loc, scale = encoder(torch.rand(3, 1, 64, 64))
+    assert loc.shape == scale.shape == (3, 10) and (scale > 1e-6).all()
+    assert decoder(loc).shape == (3, 1, 64, 64)
+    # No ReLU after the encoder's layer of 128: with one, half of what enters the heads would be 0.
+    assert (encoder.body(torch.rand(3, 1, 64, 64)) < 0).any()
+
+
+def test_the_encoder_of_shapes_has_a_log_variance():
+    encoder = ShapesEncoder(2, min_scale=0.0)
+    with torch.no_grad():
+        before = encoder(torch.ones(1, 1, 64, 64))[1]
+        encoder.heads.bias[2:] += torch.tensor(4.0).log()
+        torch.testing.assert_close(encoder(torch.ones(1, 1, 64, 64))[1], 2 * before)
 
 
 def test_the_published_networks_lack_the_first_norm_and_draw_their_weights():
@@ -45,9 +63,16 @@ def test_weights_lie_channels_last_also_when_they_are_loaded():
     assert encoder.heads.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_autocast_changes_the_precision_of_the_work_not_of_the_encoding():
-    x = torch.rand(3, 1, 32, 32)
-    encoder, decoder = DCGANEncoder(5, min_scale=0.25).eval(), DCGANDecoder(5).eval()
+@pytest.mark.parametrize(
+    ("size", "networks"),
+    [
+        (32, lambda: (DCGANEncoder(5, min_scale=0.25), DCGANDecoder(5))),
+        (64, lambda: (ShapesEncoder(5, min_scale=0.25), ShapesDecoder(5))),
+    ],
+)
+def test_autocast_changes_the_precision_of_the_work_not_of_the_encoding(size, networks):
+    x = torch.rand(3, 1, size, size)
+    encoder, decoder = (network.eval() for network in networks())
     exact = decoder(encoder(x)[0])
     with torch.autocast("cpu", torch.bfloat16):
         loc, scale = encoder(x)

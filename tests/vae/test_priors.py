@@ -5,7 +5,8 @@ import scipy.stats
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
-from vae.priors import GaussianMixture, Sparse
+from vae.priors import Gaussian, GaussianMixture, Sparse, StudentT, pca_log_variances
+from vae.student_t import StudentT as StudentTDistribution
 
 
 @pytest.mark.parametrize("centres", ["cross", "square"])
@@ -67,3 +68,71 @@ def test_gamma_0_is_the_standard_normal_with_its_closed_kl():
     torch.testing.assert_close(kl_divergence(posterior, Sparse(2, 0.0)()), kl_divergence(posterior, standard))
     with pytest.raises(NotImplementedError):
         kl_divergence(posterior, Sparse(2, 0.8)())
+
+
+def test_the_gaussian_has_a_mean_variance_of_one_in_the_proportions_of_the_squares():
+    values = torch.tensor([40.0, 20.0, 20.0, 10.0])
+    prior = Gaussian(pca_log_variances(values))()
+    torch.testing.assert_close(prior.variance, 4 * values.square() / values.square().sum())
+    torch.testing.assert_close(Gaussian(torch.zeros(7))().variance, torch.ones(7))
+    z = torch.randn(5, 4)
+    scales = prior.variance.sqrt()
+    torch.testing.assert_close(prior.log_prob(z), Normal(0.0, scales).log_prob(z).sum(1))
+    assert prior.event_shape == (4,) and prior.expand((3,)).rsample().shape == (3, 4)
+
+
+def test_singular_values_of_zero_have_a_floor():
+    variance = Gaussian(pca_log_variances(torch.tensor([5.0, 0.0])))().variance
+    assert variance.tolist() == pytest.approx([2.0, 2e-12], rel=1e-5)
+
+
+@pytest.mark.parametrize("scales", ["fixed", "learned", "free"])
+def test_what_of_the_gaussian_is_learned(scales):
+    module = Gaussian(pca_log_variances(torch.tensor([3.0, 2.0, 1.0])), scales)
+    start = module().variance.detach()
+    torch.testing.assert_close(start, 3 * torch.tensor([9.0, 4.0, 1.0]) / 14)
+    assert len(list(module.parameters())) == (scales != "fixed")
+    assert list(module.state_dict()) == ["log_variances"]  # a resumed run need not decompose the data again
+    for parameter in module.parameters():
+        posterior = Independent(Normal(torch.tensor([4.0, 0.0, 0.0]), torch.ones(3)), 1)
+        kl_divergence(posterior, module()).backward()
+        with torch.no_grad():
+            parameter -= 0.1 * parameter.grad
+        variance = module().variance.detach()
+        assert variance[0] > start[0] and variance[2] != start[2]
+        assert (abs(variance.sum() - 3) < 1e-5) == (scales == "learned")
+
+
+def test_the_gaussian_has_a_closed_kl():
+    loc, scale = torch.tensor([0.5, -1.0]), torch.tensor([0.3, 1.2])
+    prior = Gaussian(torch.tensor([1.0, 0.0]))()
+    variance = prior.variance
+    expected = 0.5 * ((scale**2 + loc**2) / variance - 1 + (variance / scale**2).log()).sum()
+    torch.testing.assert_close(kl_divergence(Independent(Normal(loc, scale), 1), prior), expected)
+
+
+def test_the_student_t_prior_is_a_product():
+    prior = StudentT(4, df=5.0)()
+    assert prior.event_shape == (4,) and prior.batch_shape == () and prior.has_rsample
+    assert isinstance(prior.base_dist, StudentTDistribution)
+    z = torch.randn(6, 4)
+    density = math.gamma(3) / (math.gamma(2.5) * math.sqrt(5 * math.pi)) * (1 + z.square() / 5) ** -3
+    torch.testing.assert_close(prior.log_prob(z), density.log().sum(1))
+    drawn = prior.expand((20_000,)).sample()
+    assert scipy.stats.kstest(prior.base_dist.cdf(drawn)[:, 2].numpy(), "uniform").pvalue > 0.01
+
+
+def test_rotations_leave_the_isotropic_prior_and_change_the_others():
+    z = torch.randn(20, 2)
+    turn = torch.tensor([[math.cos(0.7), -math.sin(0.7)], [math.sin(0.7), math.cos(0.7)]])
+    changes = [
+        (prior().log_prob(z @ turn.T) - prior().log_prob(z)).abs().max().item()
+        for prior in (Gaussian(torch.zeros(2)), Gaussian(torch.tensor([1.0, 0.0])), StudentT(2))
+    ]
+    assert changes[0] < 1e-5 and min(changes[1:]) > 0.1
+
+
+def test_many_degrees_of_freedom_are_the_standard_normal():
+    z = torch.linspace(-3, 3, 9, dtype=torch.float64)[:, None]
+    found = StudentT(1, df=1e5).double()().log_prob(z)
+    torch.testing.assert_close(found, Normal(0.0, 1.0).log_prob(z)[:, 0], rtol=1e-3, atol=1e-3)

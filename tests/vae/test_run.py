@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vae.run import RunError, RunFolder, RunOptions, parse_seeds, stored_config
+from vae.run import RunError, RunFolder, RunOptions, finished_runs, parse_seeds, stored_config
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,38 @@ def test_the_stored_config_is_the_one_it_was_started_with(config, resumed):
     RunFolder(started)
     assert stored_config(Toy, config.run) is None
     assert stored_config(Toy, resumed.run) == replace(resumed, alpha=5.0)
+
+
+@dataclass(frozen=True)
+class WithTuple:
+    run: RunOptions
+    betas: tuple[float, ...] = (1.0, 2.0)
+
+
+def test_a_tuple_comes_back_as_one(tmp_path):
+    config = WithTuple(RunOptions(tmp_path / "run"))
+    RunFolder(config)
+    resumed = replace(config, run=replace(config.run, resume=True))
+    assert stored_config(WithTuple, resumed.run) == resumed
+    RunFolder(resumed)
+    with pytest.raises(RunError, match=r"started with --betas \[1.0, 2.0\], not \[3.0\]"):
+        RunFolder(replace(resumed, betas=(3.0,)))
+
+
+def test_finished_runs_are_found_wherever_they_are(tmp_path):
+    def make(name, config_class, summary, seeds=""):
+        options = RunOptions(tmp_path / name, seeds=seeds, seed=7)
+        folder = RunFolder(config_class(options))
+        if summary:
+            folder.finish(summary)
+
+    make("b", Toy, {"kl": {"mean": 1.0}}, seeds="1-2")
+    make("b/seed-1", Toy, {"kl": 1.0})
+    make("b/seed-2", Toy, None)
+    make("a", Toy, {"kl": 2.0})
+    make("c", WithTuple, {"kl": 3.0})
+    found = [(config.run.out, config.run.seed, summary) for config, summary in finished_runs([tmp_path], Toy)]
+    assert found == [(tmp_path / "a", 7, {"kl": 2.0}), (tmp_path / "b/seed-1", 7, {"kl": 1.0})]
 
 
 @pytest.mark.parametrize(

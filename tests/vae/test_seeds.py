@@ -6,7 +6,7 @@ import torch
 
 from vae import seeds
 from vae.run import RunOptions
-from vae.seeds import intervals, run, table, variants
+from vae.seeds import intervals, label, run, table, variants
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ def test_variants_have_folders_and_seeds_of_their_own(tmp_path):
     assert (child.alpha, child.run.seeds, child.run.out) == (2.5, "0-2", tmp_path / "alpha-2.5")
     named = Toy(RunOptions(tmp_path, seeds="4,5", device="cpu"))
     assert variants(named, [{"alpha": 0.0}], "0-2")["alpha=0"].run.seeds == "4,5"
+
+
+def test_a_label_has_words_and_numbers():
+    assert label({"prior": "student-t", "df": 3.0, "beta": 0.5}) == "prior=student-t df=3 beta=0.5"
 
 
 @pytest.mark.parametrize("has_bfloat16", [False, True])

@@ -5,6 +5,7 @@ import math
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,17 +20,27 @@ GZIP_MAGIC = b"\x1f\x8b"
 def find(names: tuple[str, ...], folder: str, package: Path, source: str) -> Path:
     """The first of `names` that is there: in `folder` where one is given (--data), else in $VAE_DATA, else in
     `package`, where the operating system's package puts it. `source` tells where else to get it."""
-    if folder:
-        folders = [Path(folder)]
-    else:
-        folders = [*map(Path, filter(None, [os.environ.get(VARIABLE)])), package]
-    for path in (place / name for place in folders for name in names):
-        if path.is_file():
-            return path
+    folders = given(folder)
+    if not folder:
+        folders.append(package)
+    if path := first(names, folders):
+        return path
     raise RunError(
         f"{' or '.join(names)} is not in {' or '.join(map(str, folders))}: {source}, "
         f"and name the folder with --data or {VARIABLE}"
     )
+
+
+def given(folder: str) -> list[Path]:
+    """The folder of data sets that the user named, if any: `folder` (--data), else $VAE_DATA."""
+    named = folder or os.environ.get(VARIABLE)
+    return [Path(named)] if named else []
+
+
+def first(names: Iterable[str], folders: Iterable[Path]) -> Path | None:
+    """The first file of those names in the first folder that has one."""
+    names = tuple(names)
+    return next((path for folder in folders for name in names if (path := folder / name).is_file()), None)
 
 
 def read_idx(path: Path, *event: int) -> Tensor:

@@ -1,0 +1,297 @@
+"""Disentanglement: 2D shapes, and priors that a rotation of the latent space changes.
+
+Under an isotropic Gaussian prior the β-VAE cannot tell one rotation of its latent space from another (Theorem 2). An
+anisotropic Gaussian and a Student-t prior can, so that dimensions align with the factors the images are made of.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.distributions import Distribution
+from tyro.conf import OmitArgPrefixes
+
+from vae import alignment, figures, likelihoods, metrics, priors, seeds
+from vae.data.factors import Factors
+from vae.data.shapes import shapes, unpack
+from vae.disentanglement import KIM_MNIH, PUBLISHED, factor_score
+from vae.model import VAE, Encoding, encode_all, evaluating
+from vae.networks import ShapesDecoder, ShapesEncoder
+from vae.objectives import decomposition
+from vae.pca import singular_values
+from vae.run import RunError, RunFolder, RunOptions, finished_runs
+from vae.student_t import StudentT
+from vae.training import shuffled, train
+
+
+class Schedule(NamedTuple):
+    batch_size: int
+    epochs: int
+
+
+SCHEDULES = {"normal": Schedule(64, 20), "anisotropic": Schedule(64, 20), "student-t": Schedule(256, 40)}
+"""The paper's, by prior."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Disentanglement: 2D shapes under the β-VAE, with a prior that a rotation of the latent space changes."""
+
+    beta: float = 1.0
+    """Weight of KL(q(z|x)‖p(z))."""
+    prior: Literal["normal", "anisotropic", "student-t"] = "anisotropic"
+    """normal: N(0, I); anisotropic: N(0, diag(σ²)), σ² of mean 1; student-t: independent Student-t variables."""
+    prior_init: Literal["pca", "iso"] = "pca"
+    """The anisotropic prior's σ at first: in the proportions of the images' first singular values, or all 1."""
+    prior_scales: Literal["fixed", "learned", "free"] = "fixed"
+    """Whether the anisotropic prior's σ are learned: by log-variances that keep their mean variance 1, or free."""
+    df: float = 3.0
+    """Degrees of freedom of the Student-t prior."""
+    latent_dim: int = 10
+    batch_size: int | None = None
+    """Images per step; by default 64, but 256 with the Student-t prior."""
+    epochs: int | None = None
+    """By default 20, but 40 with the Student-t prior."""
+    lr: float = 1e-4
+    """Adam's learning rate."""
+    subset: tuple[int, int, int, int, int] = (1, 1, 1, 1, 1)
+    """Keep every so manyth shape, scale, orientation, x and y: 1 1 2 4 4 are 23,040 of the 737,280 images."""
+    eval_images: int = 10_000
+    """Images, drawn from all, of the likelihoods and the squared error in the summary."""
+    iwae_samples: int = 10
+    """Posterior draws K for each of those in the bound of the marginal likelihood."""
+    data: str = ""
+    """Folder of the published file, if you have it, and of the images in packed form; else that in VAE_DATA."""
+    paper_code: bool = False
+    """The settings of the paper's published code, where they differ from its text. (Not its slip of taking the
+    smallest ten of the images' first twenty singular values.)"""
+    betas: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+    """The beta that --sweep runs."""
+    dfs: tuple[float, ...] = (3.0, 5.0, 9.0, 100.0)
+    """The df that --sweep runs the Student-t prior with."""
+    sweep: bool = False
+    """Run every one of --betas with the normal, the anisotropic (fixed and learned) and the Student-t priors, each
+    over --seeds (0-4; 0-1 if --quick), and draw Figure 2."""
+    figure2: tuple[str, ...] = ()
+    """Run nothing, but draw Figure 2 of the finished runs in these folders, into --out."""
+    run: OmitArgPrefixes[RunOptions] = field(
+        default_factory=lambda: RunOptions(Path("runs/shapes"), precision="mixed")
+    )
+
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "paper_code": {"lr": 5e-4, "batch_size": 64, "epochs": 20, "df": 9.0},
+        "quick": {
+            "subset": (1, 1, 2, 4, 4),
+            "batch_size": 64,
+            "epochs": 3,
+            "lr": 1e-3,
+            "eval_images": 1_000,
+            "iwae_samples": 5,
+        },
+    }
+
+    def __post_init__(self) -> None:
+        for name in ("df", "batch_size", "epochs", "lr", "latent_dim", "eval_images", "iwae_samples"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise RunError(f"--{name.replace('_', '-')} {value} must be positive")
+        if min(self.beta, *self.betas) < 0:
+            raise RunError("--beta and all of --betas must be at least 0")
+
+    @property
+    def schedule(self) -> Schedule:
+        default = SCHEDULES[self.prior]
+        return Schedule(self.batch_size or default.batch_size, self.epochs or default.epochs)
+
+
+def main(config: Shapes) -> None:
+    if config.figure2:
+        path = config.run.out / "figures" / "figure2.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw_figure2(map(Path, config.figure2), path)
+        print(path.resolve())
+        return
+    name = seeds.label({"prior": config.prior, "beta": config.beta})
+    summaries = sweep(config) if config.sweep else {name: seeds.run(config, experiment)}
+    print(seeds.table(summaries))
+    print(f"{config.run.out.resolve()}: summary.json, figures/")
+
+
+def experiment(config: Shapes, folder: RunFolder, fabric: Fabric) -> dict[str, float]:
+    """Train on all images. The scores are of all their encodings; there is no test set, as in the paper."""
+    packed, factors = shapes(config.data, config.subset)
+    packed = fabric.to_device(packed)
+    model = fabric.to_device(build(config, packed))
+    batch_size, epochs = config.schedule
+    train(
+        model,
+        shuffled(packed, batch_size, unpack),
+        partial(decomposition, alpha=0.0, beta=config.beta, divergence=no_divergence),
+        epochs=epochs,
+        lr=config.lr,
+        fabric=fabric,
+        folder=folder,
+    )
+    encoding = encode_all(model, batches(packed))
+    drawn = torch.randperm(len(packed), generator=torch.Generator().manual_seed(0))
+    some = packed[drawn[: config.eval_images].to(packed.device)]
+    summary = {
+        **scores(encoding.loc, factors, model.prior()),
+        **metrics.evaluate(model, batches(some), config.iwae_samples),
+    }
+    draw(model.cpu(), some.cpu(), Encoding(*(item.cpu() for item in encoding)), folder)
+    return summary
+
+
+def build(config: Shapes, packed: Tensor) -> VAE:
+    """The untrained model (Table 1a); the images may decide on its prior."""
+    return VAE(
+        encoder=ShapesEncoder(config.latent_dim, min_scale=1e-6),
+        decoder=ShapesDecoder(config.latent_dim),
+        prior=build_prior(config, packed),
+        likelihood=likelihoods.bernoulli,
+    )
+
+
+def build_prior(config: Shapes, packed: Tensor) -> Callable[[], Distribution]:
+    if config.prior == "student-t":
+        return priors.StudentT(config.latent_dim, config.df)
+    if config.prior == "normal" or config.prior_init == "iso":
+        start = torch.zeros(config.latent_dim)
+    else:
+        try:
+            found = singular_values(lambda: batches(packed), config.latent_dim)
+        except ValueError as error:
+            raise RunError(
+                f"--latent-dim {config.latent_dim} is too many for --prior-init pca: {error}"
+            ) from error
+        start = priors.pca_log_variances(found).cpu()
+    return priors.Gaussian(start, "fixed" if config.prior == "normal" else config.prior_scales)
+
+
+def batches(packed: Tensor) -> Iterable[Tensor]:
+    """In order, for evaluation."""
+    return map(unpack, packed.split(1024))
+
+
+def no_divergence(prior: Distribution, encoding: Encoding) -> Tensor:
+    """The β-VAE has no divergence of q(z)."""
+    return encoding.z.new_zeros(())
+
+
+def scores(loc: Tensor, factors: Factors, prior: Distribution) -> dict[str, float]:
+    """Of the encodings' means: the disentanglement score by either protocol, under a Student-t prior also after
+    each dimension was mapped to the normal that has its quantiles, and what others measure."""
+    found = {
+        "disentanglement": factor_score(loc, factors, KIM_MNIH),
+        "disentanglement_published": factor_score(loc, factors, PUBLISHED),
+    }
+    if isinstance(prior.base_dist, StudentT):
+        mapped = prior.base_dist.to_normal(loc)
+        found["disentanglement_mapped"] = factor_score(mapped, factors, KIM_MNIH)
+        found["disentanglement_published_mapped"] = factor_score(mapped, factors, PUBLISHED)
+    dci = alignment.dci(loc, factors)
+    return {
+        **found,
+        "mig": alignment.mutual_information_gap(loc, factors),
+        "sap": alignment.separated_predictability(loc, factors),
+        **{f"dci_{name}": value for name, value in dci._asdict().items()},
+    }
+
+
+def draw(model: VAE, packed: Tensor, encoding: Encoding, folder: RunFolder) -> None:
+    """Reconstructions, traversals from one image through the prior's quantiles, samples; with the Student-t prior
+    also Figure 6b, its densities."""
+    figures.training_curves(folder.rows(), folder.figures / "training.png")
+    images = unpack(packed[:10])
+    active = encoding.loc.var(0).argsort(descending=True)
+    prior = model.prior()
+    steps = torch.linspace(-2, 2, 9)
+    with evaluating(model):
+        loc = model.encode(images).loc
+        traversed = loc[0].repeat(len(active), len(steps), 1)
+        traversed[torch.arange(len(active)), :, active] = steps * prior_scale(prior)[active, None]
+        reconstructed, sampled, moved = (
+            model.decode(z.flatten(0, -2)).mean.squeeze(1).unflatten(0, z.shape[:-1])
+            for z in (loc, prior.sample((6, 10)), traversed)
+        )
+    pairs = torch.stack([images.squeeze(1), reconstructed])
+    figures.images(pairs, folder.figures / "reconstructions.png", ("image", "reconstruction"))
+    figures.images(sampled, folder.figures / "samples.png")
+    names = [f"$z_{{{d}}}$" for d in active.tolist()]
+    columns = [f"{step:g}$\\sigma$" for step in steps.tolist()]
+    figures.images(moved, folder.figures / "traversals.png", names, columns)
+    if isinstance(prior.base_dist, StudentT):
+        panels = [figures.Panel(f"$\\nu$ = {df}", priors.StudentT(2, df)().log_prob) for df in (3, 5, 100)]
+        figures.densities(panels, folder.figures / "student-t.png", extent=3.0, top=1 / (2 * math.pi))
+
+
+def prior_scale(prior: Distribution) -> Tensor:
+    """[D]: half of what lies between the quantiles that a normal has at ±1, which all priors have."""
+    return prior.base_dist.icdf(torch.tensor(0.8413447))
+
+
+def sweep(config: Shapes) -> dict[str, Any]:
+    """Every prior with every β over several seeds, and Figure 2."""
+    folder = RunFolder(config)
+    compared: list[dict[str, Any]] = [
+        {"prior": "normal"},
+        {"prior": "anisotropic", "prior_scales": "fixed"},
+        {"prior": "anisotropic", "prior_scales": "learned"},
+        *({"prior": "student-t", "df": df} for df in config.dfs),
+    ]
+    settings = [prior | {"beta": beta} for prior, beta in product(compared, config.betas)]
+    children = seeds.variants(replace(config, sweep=False), settings, "0-1" if config.run.quick else "0-4")
+    summaries = {name: seeds.run(child, experiment) for name, child in children.items()}
+    draw_figure2([child.run.out for child in children.values()], folder.figures / "figure2.png")
+    folder.finish(summaries)
+    return summaries
+
+
+def draw_figure2(folders: Iterable[Path], path: Path) -> None:
+    """Score against reconstruction loss, a point for each prior and β with its intervals over seeds."""
+    series: dict[str, dict[float, Any]] = {}
+    for (name, beta), found in collect(folders).items():
+        summary = seeds.intervals(list(found.values()))
+        loss = summary["log_likelihood"] | {"mean": -summary["log_likelihood"]["mean"]}
+        for label, metric in ((name, "disentanglement"), (f"{name}, mapped", "disentanglement_mapped")):
+            if metric in summary:
+                series.setdefault(label, {})[beta] = loss, summary[metric]
+    figures.tradeoff(series, ("reconstruction loss, nats", "disentanglement score"), "$\\beta$", path)
+
+
+def collect(folders: Iterable[Path]) -> dict[tuple[str, float], dict[int, dict[str, float]]]:
+    """Summaries by prior and β, then by seed. Runs of a prior must differ in β and seed only."""
+    result: dict[tuple[str, float], dict[int, dict[str, float]]] = {}
+    first: dict[str, Shapes] = {}
+    for config, summary in finished_runs(folders, Shapes):
+        name = prior_name(config)
+        other = first.setdefault(name, config)
+        same = {"beta": 0.0, "data": "", "betas": (), "run": None}
+        if (a := vars(config) | same) != (b := vars(other) | same):
+            differing = ", ".join(f"--{key.replace('_', '-')}" for key in a if a[key] != b[key])
+            both = f"{config.run.out} and {other.run.out}"
+            raise RunError(f"{both} differ in {differing}: they make no one curve")
+        result.setdefault((name, config.beta), {})[config.run.seed] = summary
+    if not result:
+        raise RunError("--figure2 found no finished run of `vae shapes`: name folders that --out named")
+    for (name, beta), found in result.items():
+        if len(found) < 2:
+            one = f"{name} with --beta {beta:g}"
+            raise RunError(f"{one} has one seed only: an interval needs two, see --seeds")
+    return result
+
+
+def prior_name(config: Shapes) -> str:
+    if config.prior == "student-t":
+        return f"Student-t, $\\nu$ = {config.df:g}"
+    if config.prior == "normal":
+        return "isotropic Gaussian"
+    start = "PCA" if config.prior_init == "pca" else "isotropic"
+    return f"anisotropic Gaussian, {start}, {config.prior_scales}"
