@@ -2,12 +2,14 @@
 
 from .distributions import DiagonalGaussianMixture
 from .divergences import aggregate_entropy, exclusive_kl, inclusive_kl, kl_decomposition
+from .minibatch import minibatch_log_prob
 from .mixture import (
     gaussian_mixture_joint_and_marginal_log_prob,
     gaussian_mixture_log_prob,
     gaussian_mixture_marginal_log_prob,
 )
 from .mmd import cauchy_mmd, mmd
+from .responsibilities import responsibility_statistics, responsibility_statistics_from_log_prob
 from .wasserstein import sliced_wasserstein
 
 __version__ = "0.1.0"
@@ -22,6 +24,9 @@ __all__ = [
     "gaussian_mixture_marginal_log_prob",
     "inclusive_kl",
     "kl_decomposition",
+    "minibatch_log_prob",
     "mmd",
+    "responsibility_statistics",
+    "responsibility_statistics_from_log_prob",
     "sliced_wasserstein",
 ]

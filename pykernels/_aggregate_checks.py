@@ -5,8 +5,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ._checks import _computing_dtype, _may_be_read, _shape
+from .reference.minibatch import ESTIMATORS as OF_MINIBATCHES
 
-ESTIMATORS = ("exact", "mws", "mss", "hfvae", "batch")
+ESTIMATORS = ("exact", *OF_MINIBATCHES)
 REDUCTIONS = ("mean", "none")
 
 

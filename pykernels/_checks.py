@@ -13,19 +13,68 @@ _MAX_BATCH_DIMS = 8
 
 
 def mixture_inputs(
-    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None
+    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, value_name: str = "value"
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Checks the arguments of a mixture density and returns them in the one dtype that computes."""
-    named = {"value": value, "loc": loc, "scale": scale}
+    named = {value_name: value, "loc": loc, "scale": scale}
     if log_weights is not None:
         named["log_weights"] = log_weights
     dtype = _computing_dtype(named)
-    _check_mixture_shapes(value, loc, scale, log_weights)
+    _check_mixture_shapes(value, loc, scale, log_weights, value_name=value_name)
     _check_positive(scale)
     if any(tensor.dtype != dtype for tensor in named.values()):
         value, loc, scale = value.to(dtype), loc.to(dtype), scale.to(dtype)
         log_weights = None if log_weights is None else log_weights.to(dtype)
     return value, loc, scale, log_weights
+
+
+def minibatch_inputs(
+    z: Tensor, loc: Tensor, scale: Tensor, dataset_size: int, estimator: str, estimators: Sequence[str]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Checks the arguments of a minibatch estimate, and returns the tensors in the one dtype that computes."""
+    if estimator not in estimators:
+        raise ValueError(
+            f"estimator must be one of {list(estimators)}, but is {estimator!r}: 'hfvae' and 'mss' are unbiased for the "
+            "density, the former with less variance"
+        )
+    z, loc, scale, _ = mixture_inputs(z, loc, scale, None, "z")
+    size = loc.shape[-2]
+    if z.shape[-2] != size:
+        raise ValueError(
+            f"z and loc must have equally many rows B, but z has shape {_shape(z)} and loc {_shape(loc)}: point b is "
+            "one drawn from encoding b; for other points use gaussian_mixture_joint_and_marginal_log_prob"
+        )
+    if not isinstance(dataset_size, int):
+        raise TypeError(
+            f"dataset_size must be an integer, but came as {type(dataset_size).__name__}: it is the number of encodings "
+            "that the minibatch was drawn from, len(dataset)"
+        )
+    if not 2 <= size <= dataset_size:
+        raise ValueError(
+            f"the minibatch must hold 2 <= B <= dataset_size encodings, but loc has shape {_shape(loc)}, B = {size}, and "
+            f"dataset_size is {dataset_size}: give the size of the data set that the minibatch was drawn from, and "
+            "drop a last batch of one"
+        )
+    return z, loc, scale
+
+
+def log_prob_inputs(log_prob: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Checks log-densities of all pairs, and returns them in the one dtype that computes."""
+    named = {"log_prob": log_prob} | ({} if log_weights is None else {"log_weights": log_weights})
+    dtype = _computing_dtype(named)
+    if log_prob.dim() < 2 or log_prob.shape[-1] == 0:
+        raise ValueError(
+            f"log_prob must have shape [*batch, B, n] with n >= 1, but has shape {_shape(log_prob)}: entry b, i is the "
+            "log-density of point b under encoding i; a single point is log_prob.unsqueeze(0)"
+        )
+    if log_weights is not None and not _fits(log_weights.shape[-1:], log_prob.shape[-1:]):
+        raise ValueError(
+            f"log_weights must broadcast to [*batch, n], but has shape {_shape(log_weights)} and log_prob "
+            f"{_shape(log_prob)}: give one per encoding, n = {log_prob.shape[-1]}"
+        )
+    if log_weights is not None:
+        _check_leading([log_prob.shape[:-2], log_weights.shape[:-1]], ("log_prob", "log_weights"))
+    return log_prob.to(dtype), None if log_weights is None else log_weights.to(dtype)
 
 
 def mmd_inputs(
@@ -204,9 +253,14 @@ def _computing_dtype(named: dict[str, Tensor]) -> torch.dtype:
 
 
 def _check_mixture_shapes(
-    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, weights_name: str = "log_weights"
+    value: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    log_weights: Tensor | None,
+    weights_name: str = "log_weights",
+    value_name: str = "value",
 ) -> None:
-    for name, tensor, form in (("value", value, "[*batch, B, D]"), ("loc", loc, "[*batch, n, D]")):
+    for name, tensor, form in ((value_name, value, "[*batch, B, D]"), ("loc", loc, "[*batch, n, D]")):
         if tensor.dim() < 2:
             raise ValueError(
                 f"{name} must have shape {form}, but has shape {_shape(tensor)}: "
@@ -225,8 +279,8 @@ def _check_mixture_shapes(
         )
     if value.shape[-1] != dims:
         raise ValueError(
-            f"value and loc must have the same last dimension D, but value has shape {_shape(value)} and loc "
-            f"{_shape(loc)}: both end in the dimension of the space, [*batch, B, D] and [*batch, n, D]"
+            f"{value_name} and loc must have the same last dimension D, but {value_name} has shape {_shape(value)} "
+            f"and loc {_shape(loc)}: both end in the dimension of the space, [*batch, B, D] and [*batch, n, D]"
         )
     if not _fits(scale.shape[-2:], (components, dims)):
         raise ValueError(
@@ -238,15 +292,9 @@ def _check_mixture_shapes(
             f"{weights_name} must broadcast to [*batch, n], but has shape {_shape(log_weights)} and loc "
             f"{_shape(loc)}: give one per component, n = {components}"
         )
-    _check_batch(value, loc, scale, log_weights, weights_name)
-
-
-def _check_batch(
-    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, weights_name: str
-) -> None:
     weights_batch = () if log_weights is None else log_weights.shape[:-1]
     batches = value.shape[:-2], loc.shape[:-2], scale.shape[:-2], weights_batch
-    _check_leading(batches, ("value", "loc", "scale", weights_name))
+    _check_leading(batches, (value_name, "loc", "scale", weights_name))
 
 
 def _check_points(x: Tensor, y: Tensor) -> None:

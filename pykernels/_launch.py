@@ -145,7 +145,7 @@ def mixture_log_prob_backward(
     variant = variant_for(value)
     if variant == REFERENCE:
         densities = joint_log2, marginal_log2  # in nats, as the reference left them
-        gradients = _reference_backward(grad_joint, grad_marginal, *densities, *inputs, output_mask)
+        gradients = _reference_backward(grad_joint, grad_marginal, None, *densities, *inputs, output_mask)
         return tuple(value.new_empty(0) if gradient is None else gradient for gradient in gradients)
     batch, shape = _sizes(*inputs)
     nothing_to_do = 0 in batch or shape[-3] == 0

@@ -224,7 +224,8 @@ class _LogProbDoubleBackward(Function):
 
     @staticmethod
     def forward(*tensors):
-        derivatives = mixture_log_prob_double_backward(tensors[:4], *tensors[4:])
+        derivatives = mixture_log_prob_double_backward(tensors[:4], *tensors[4:6], None, *tensors[6:])
+        derivatives = *derivatives[:2], *derivatives[3:]
         return tuple(tensors[8].new_empty(0) if d is None else d for d in derivatives)
 
     @staticmethod

@@ -3,11 +3,12 @@
     joint[b]       = logsumexp_i( log_weights[i] + sum_d log N(value[b, d]; loc[i, d], scale[i, d]^2) )
     marginal[b, d] = logsumexp_i( log_weights[i] +       log N(value[b, d]; loc[i, d], scale[i, d]^2) ),
 
-with log_weights[i] = -log n where none are given. Every temporary is a tile of rows and components, so memory
-stays O((n + B) D): forward, backward and twice backward.
+with log_weights[i] = -log n where none are given, or weights that depend on the pair in their place. Every temporary
+is a tile of rows and components, so memory stays O((n + B) D): forward, backward and twice backward.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -22,6 +23,15 @@ HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 class JointAndMarginal(NamedTuple):
     joint: Tensor
     marginal: Tensor
+
+
+class PairWeights(NamedTuple):
+    """What components weigh in row b, where there are as many components as rows: component b, component b + 1 (after
+    the last one comes the first), and every other."""
+
+    own: float
+    next: float
+    other: float
 
 
 def gaussian_mixture_log_prob(
@@ -70,6 +80,7 @@ def mixture_log_prob(
     log_weights: Tensor | None,
     joint: bool,
     marginal: bool,
+    pairs: PairWeights | None = None,
     *,
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -77,14 +88,17 @@ def mixture_log_prob(
 
     With `recompute`, autograd keeps nothing of a tile but its inputs.
     """
-    tile = _tile_log_prob
-    if recompute:
-        tile = partial(checkpoint, tile, use_reentrant=False, preserve_rng_state=False)
+    tile = recomputed_tile(_tile_log_prob) if recompute else _tile_log_prob
     rows, components = tiles(value, loc, scale, log_weights)
     joints, marginals = [], []
     for row in rows:
         parts = [
-            tile(part(value, -2, row), *component_part(loc, scale, log_weights, column), joint, marginal)
+            tile(
+                part(value, -2, row),
+                *component_part(loc, scale, log_weights, pairs, row, column),
+                joint,
+                marginal,
+            )
             for column in components
         ]
         if joint:
@@ -110,27 +124,47 @@ def part(tensor: Tensor, dim: int, rows: slice) -> Tensor:
     return tensor if tensor.shape[dim] == 1 else tensor.narrow(dim, rows.start, rows.stop - rows.start)
 
 
+def recomputed_tile(tile: Callable) -> Callable:
+    return partial(checkpoint, tile, use_reentrant=False, preserve_rng_state=False)
+
+
 def component_part(
-    loc: Tensor, scale: Tensor, log_weights: Tensor | None, rows: slice
+    loc: Tensor,
+    scale: Tensor,
+    log_weights: Tensor | None,
+    pairs: PairWeights | None,
+    row: slice,
+    column: slice,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One tile's components; equal weights are spelt out, as a tensor of one element."""
-    if log_weights is None:
-        weights = loc.new_full((1,), -math.log(loc.shape[-2]))
+    """One tile's components, and their log-weights [*batch, 1 or rows, 1 or components]."""
+    if pairs is not None:
+        weights = _pair_log_weights(loc, pairs, row, column)
+    elif log_weights is None:
+        weights = loc.new_full((1, 1), -math.log(loc.shape[-2]))
     else:
-        weights = part(log_weights, -1, rows)
-    return part(loc, -2, rows), part(scale, -2, rows), weights
+        weights = part(log_weights, -1, column).unsqueeze(-2)
+    return part(loc, -2, column), part(scale, -2, column), weights
+
+
+def _pair_log_weights(loc: Tensor, pairs: PairWeights, row: slice, column: slice) -> Tensor:
+    rows = torch.arange(row.start, row.stop, device=loc.device).unsqueeze(-1)
+    columns = torch.arange(column.start, column.stop, device=loc.device)
+    own, following, other = (math.log(weight) for weight in pairs)
+    weights = loc.new_full((len(rows), len(columns)), other)
+    weights = weights.masked_fill(columns == (rows + 1) % loc.shape[-2], following)
+    return weights.masked_fill(columns == rows, own)
 
 
 def standardise(
     value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """u = (value - loc) / scale and log N, both [*batch, rows, components, D], which components are absent
-    [*batch, 1, components, 1], and the scale that takes part.
+    [*batch, 1 or rows, 1 or components, 1], and the scale that takes part.
 
     Components of zero weight, and differences whose square overflows, are replaced before the arithmetic: a
     weight of zero times their infinite or undefined derivative would be NaN.
     """
-    absent = (log_weights == -math.inf)[..., None, :, None]
+    absent = (log_weights == -math.inf).unsqueeze(-1)
     loc, scale = loc.unsqueeze(-3), scale.unsqueeze(-3)
     scale = torch.where(absent, torch.ones_like(scale), scale)
     difference = value.unsqueeze(-2) - torch.where(absent, torch.zeros_like(loc), loc)
@@ -144,10 +178,9 @@ def _tile_log_prob(
     value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor, joint: bool, marginal: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     _, log_normal, _, _ = standardise(value, loc, scale, log_weights)
-    weights = log_weights[..., None, :]
     return (
-        torch.logsumexp(log_normal.sum(-1) + weights, -1) if joint else None,
-        torch.logsumexp(log_normal + weights[..., None], -2) if marginal else None,
+        torch.logsumexp(log_normal.sum(-1) + log_weights, -1) if joint else None,
+        torch.logsumexp(log_normal + log_weights.unsqueeze(-1), -2) if marginal else None,
     )
 
 

@@ -8,6 +8,9 @@ for the marginals, and with u = (value - loc) / scale, a pair weighs in each dim
     grad_value_bd = -sum_i q_ibd u / scale          grad_log_weights_i = sum_b grad_joint_b r_ib
     grad_loc_id   =  sum_b q_ibd u / scale                               + sum_bd grad_marginal_bd r_ibd
     grad_scale_id =  sum_b q_ibd (u^2 - 1) / scale
+
+Statistics of the responsibilities have gradients of this form, too, with two more terms beside grad_joint_b, both of
+the pair: grad_statistics_b0 log r_ib + grad_statistics_b1 r_ib.
 """
 
 import math
@@ -16,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .mixture import component_part, part, standardise, tiles
+from .mixture import PairWeights, component_part, part, standardise, tiles
 
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
@@ -24,6 +27,7 @@ Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 def mixture_log_prob_backward(
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
+    grad_statistics: Tensor | None,
     joint: Tensor,
     marginal: Tensor,
     value: Tensor,
@@ -31,17 +35,20 @@ def mixture_log_prob_backward(
     scale: Tensor,
     log_weights: Tensor | None,
     output_mask: Sequence[bool],
+    pairs: PairWeights | None = None,
 ) -> Gradients:
-    """Gradients of aligned inputs, each summed to its own shape; None where not asked for."""
+    """Gradients of aligned inputs, each summed to its own shape; None where not asked for. `grad_statistics`,
+    [*batch, 2, B], comes with `grad_joint` only."""
     totals = [
         torch.zeros(tensor.shape, dtype=value.dtype, device=value.device) if asked else None
         for tensor, asked in zip((value, loc, scale, log_weights), output_mask)
     ]
     rows, components = tiles(value, loc, scale, log_weights)
     for row in rows:
-        row_inputs = _row_part(row, grad_joint, grad_marginal, joint, marginal, value)
+        row_inputs = _row_part(row, grad_joint, grad_marginal, grad_statistics, joint, marginal, value)
         for column in components:
-            gradients = _tile_gradients(*row_inputs, *component_part(loc, scale, log_weights, column))
+            of_tile = component_part(loc, scale, log_weights, pairs, row, column)
+            gradients = _tile_gradients(*row_inputs, *of_tile)
             _accumulate(_own_parts(totals, row, column), gradients)
     return tuple(totals)
 
@@ -50,23 +57,25 @@ def mixture_log_prob_double_backward(
     cotangents: Gradients,
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
+    grad_statistics: Tensor | None,
     joint: Tensor,
     marginal: Tensor,
     value: Tensor,
     loc: Tensor,
     scale: Tensor,
     log_weights: Tensor | None,
+    pairs: PairWeights | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Derivatives of sum_k <cotangents[k], gradients[k]>, the gradients being those of the function above,
-    with respect to its eight tensors; joint and marginal count as inputs of their own."""
-    inputs = grad_joint, grad_marginal, joint, marginal, value, loc, scale, log_weights
+    with respect to its nine tensors; joint and marginal count as inputs of their own."""
+    inputs = grad_joint, grad_marginal, grad_statistics, joint, marginal, value, loc, scale, log_weights
     totals = [None if t is None else torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in inputs]
     rows, components = tiles(value, loc, scale, log_weights)
     for row in rows:
-        row_inputs = _row_part(row, *inputs[:5])
-        row_totals = _row_part(row, *totals[:5])
+        row_inputs = _row_part(row, *inputs[:6])
+        row_totals = _row_part(row, *totals[:6])
         for column in components:
-            leaves = _leaves(*row_inputs, *component_part(loc, scale, log_weights, column))
+            leaves = _leaves(*row_inputs, *component_part(loc, scale, log_weights, pairs, row, column))
             with torch.enable_grad():
                 gradients = _tile_gradients(*leaves)
                 product = sum(
@@ -76,17 +85,16 @@ def mixture_log_prob_double_backward(
                 )
             present = [leaf for leaf in leaves if leaf is not None]
             derivatives = iter(torch.autograd.grad(product, present, materialize_grads=True))
-            component_totals = _own_parts((None, *totals[5:]), row, column)[1:]
-            _accumulate(
-                (*row_totals, *component_totals),
-                [None if leaf is None else next(derivatives) for leaf in leaves],
-            )
+            component_totals = _own_parts((None, *totals[6:]), row, column)[1:]
+            *by_leaf, by_weight = [None if leaf is None else next(derivatives) for leaf in leaves]
+            _accumulate((*row_totals, *component_totals), (*by_leaf, by_weight.sum(-2)))
     return tuple(totals)
 
 
 def _tile_gradients(
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
+    grad_statistics: Tensor | None,
     joint: Tensor | None,
     marginal: Tensor | None,
     value: Tensor,
@@ -95,15 +103,21 @@ def _tile_gradients(
     log_weights: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     u, log_normal, absent, scale = standardise(value, loc, scale, log_weights)
-    weights = log_weights[..., None, :, None]
+    weights = log_weights.unsqueeze(-1)
     q, grad_weights = 0, 0
     if grad_joint is not None:
-        pair = log_normal.sum(-1, keepdim=True) + weights
-        q = _responsible(grad_joint[..., None, None], pair, joint[..., None, None], absent)
+        log_share = _log_share(log_normal.sum(-1, keepdim=True) + weights, joint[..., None, None], absent)
+        share, gradient = log_share.exp(), grad_joint[..., None, None]
+        if grad_statistics is not None:
+            of_log, of_share = grad_statistics[..., None, None].unbind(-4)
+            gradient = gradient + of_log * log_share.masked_fill(share == 0, 0) + of_share * share
+        q = _times(gradient, share)
         grad_weights = q
     if grad_marginal is not None:
-        pair = log_normal + weights
-        by_dim = _responsible(grad_marginal.unsqueeze(-2), pair, marginal.unsqueeze(-2), absent)
+        by_dim = _times(
+            grad_marginal.unsqueeze(-2),
+            _log_share(log_normal + weights, marginal.unsqueeze(-2), absent).exp(),
+        )
         q, grad_weights = q + by_dim, grad_weights + by_dim.sum(-1, keepdim=True)
     # A row of NaN must not reach an absent component, nor infinitely far ones a component that is not theirs.
     none = absent | (q == 0)
@@ -112,25 +126,32 @@ def _tile_gradients(
     return -pull.sum(-2), pull.sum(-3), grad_scale.sum(-3), grad_weights.squeeze(-1).sum(-2)
 
 
-def _responsible(gradient: Tensor, log_density: Tensor, total: Tensor, absent: Tensor) -> Tensor:
-    """gradient * exp(log_density - total), 0 in a row whose total is -inf and for an absent component."""
+def _log_share(log_density: Tensor, total: Tensor, absent: Tensor) -> Tensor:
+    """Logarithm of a responsibility, -inf in a row whose total is -inf and for an absent component."""
     out_of_reach = total == -math.inf
-    share = (log_density - total.masked_fill(out_of_reach, 0)).exp()
-    return (gradient * share).masked_fill(absent | out_of_reach, 0)
+    log_share = log_density - total.masked_fill(out_of_reach, 0)
+    return log_share.masked_fill(absent | out_of_reach, -math.inf)
+
+
+def _times(gradient: Tensor, share: Tensor) -> Tensor:
+    """Their product, 0 where the share is none, whatever the gradient."""
+    return (gradient * share).masked_fill(share == 0, 0)
 
 
 def _row_part(
     row: slice,
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
+    grad_statistics: Tensor | None,
     joint: Tensor,
     marginal: Tensor,
     value: Tensor,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor]:
+) -> tuple[Tensor | None, ...]:
     no_joint, no_marginal = grad_joint is None, grad_marginal is None
     return (
         None if no_joint else part(grad_joint, -1, row),
         None if no_marginal else part(grad_marginal, -2, row),
+        None if grad_statistics is None else part(grad_statistics, -1, row),
         None if no_joint else part(joint, -1, row),
         None if no_marginal else part(marginal, -2, row),
         part(value, -2, row),

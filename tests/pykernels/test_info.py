@@ -54,7 +54,9 @@ def test_a_variant_can_be_chosen():
     assert python("-W", "ignore", "-c", script, PYKERNELS_ISA=name).stdout.strip() == name
 
 
-@pytest.mark.parametrize("name", ["mixture", "divergences", "distributions", "mmd", "wasserstein"])
+@pytest.mark.parametrize(
+    "name", ["mixture", "minibatch", "responsibilities", "divergences", "distributions", "mmd", "wasserstein"]
+)
 def test_examples_in_docstrings(name):
     namespace = dict(
         torch=torch,

@@ -63,9 +63,9 @@ def test_the_largest_result_of_an_operation_in_the_reference(monkeypatch):
         outputs = mixture.mixture_log_prob(*inputs, True, True)
         cotangents = [torch.ones_like(o) for o in outputs]
         first = mixture_gradients.mixture_log_prob_backward(
-            *cotangents, *outputs, *inputs, [True] * 3 + [False]
+            *cotangents, None, *outputs, *inputs, [True] * 3 + [False]
         )
-        mixture_gradients.mixture_log_prob_double_backward(first, *cotangents, *outputs, *inputs)
+        mixture_gradients.mixture_log_prob_double_backward(first, *cotangents, None, *outputs, *inputs)
     assert largest.elements <= max(1000, components * dims)
 
 
