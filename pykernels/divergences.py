@@ -111,9 +111,11 @@ def aggregate_entropy(
         A scalar in nats, or [B]. It can be negative, as any differential entropy.
 
     Gradients reach z, `loc`, `scale` and `log_weights`. Where z = loc + scale * noise, the gradient through z alone is
-    unbiased for "exact": the other part, through the `loc` and `scale` inside q, averages to 0 over q, so that all n
-    of them may be given detached (and must not be attached for some of the n only). Equal arguments give equal bits.
-    The cost is O(B n D) time and O((B + n) D) memory; of a minibatch, O(B^2 D) time and O(B D) memory.
+    unbiased for "exact": the rest, through the `loc` and `scale` inside q, averages to 0 over q, so that all n of them
+    may be detached. (Attached for the batch's own and not for the others, they would bias it.)
+
+    Equal arguments give equal bits. The cost is O(B n D) time and O((B + n) D) memory; of a minibatch, O(B^2 D) time
+    and O(B D) memory.
 
     Raises:
         TypeError: an argument is of the wrong kind, or dtypes do not mix.
