@@ -77,7 +77,7 @@ def test_its_gradient_is_that_of_the_exact_divergence():
         batch = Encoding(loc[repeated], scale[repeated], z[index].flatten(0, 1))
         total += bank.exclusive_kl(prior, batch, index=repeated) / 3
     ours = torch.autograd.grad(total, (loc, scale))
-    torch.testing.assert_close(torch.cat(ours), torch.cat(exact), rtol=0, atol=0.01)
+    torch.testing.assert_close(torch.cat(ours), torch.cat(exact), rtol=0.03, atol=0.01)
     assert torch.cat(exact).abs().max() > 0.1
 
 
