@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """One panel of lines by name; names are said once over all panels."""
+    """One panel of lines by name."""
 
     title: str
     xlabel: str
@@ -35,27 +35,27 @@ class Plot(NamedTuple):
 
 
 def plots(panels: Sequence[Plot], path: Path, columns: int = 3) -> None:
-    """The panels side by side, in rows of so many, with a legend of all lines' names below."""
+    """The panels side by side, in rows of so many."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.7 * columns, 3.1 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(3.7 * columns, 3.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    free, colours, handles = cycle(COLOURS), {}, {}
     for panel, ax in zip(panels, grid):
+        free = cycle(COLOURS)
         for name, line in panel.lines.items():
-            if name not in colours:
-                colours[name] = line.colour or next(free)
-            style = {"color": colours[name], "linewidth": 1.2, "linestyle": "--" if line.dashed else "-"}
+            style = {
+                "color": line.colour or next(free),
+                "linewidth": 1.2,
+                "linestyle": "--" if line.dashed else "-",
+            }
             marker = "o" if not line.dashed and len(line.x) < 30 else None
-            handles[name] = ax.errorbar(line.x, line.y, line.error, marker=marker, markersize=3, **style)
+            ax.errorbar(line.x, line.y, line.error, marker=marker, markersize=3, label=name, **style)
         ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
         ax.set(xscale=panel.xscale, yscale=panel.yscale, ylim=panel.ylim)
         ax.grid(linewidth=0.3)
+        ax.legend(fontsize=7)
     for ax in grid[len(panels) :]:
         ax.set_visible(False)
-    figure.legend(
-        handles.values(), handles, loc="outside lower center", ncols=min(4, columns + 1), fontsize=8
-    )
     _save(figure, path)
 
 

@@ -23,6 +23,7 @@ from vae.experiments import finished
 from vae.line_figures import Line, Plot
 from vae.overlap import BallAndPrior, Encoder, Gaussian, Multimodal, Statistics, matched, measure
 from vae.run import RunError, RunFolder, RunOptions
+from vae.tables import Table
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def experiment(config: Overlap, folder: RunFolder, fabric: Fabric) -> dict[str, 
             summary |= {f"{name}, I = {information:.3g}: {key}": value for key, value in numbers.items()}
     chance = torch.cdist(setting.x, setting.x).mean().item()
     header = ["encoder", *(column.replace("_", " ") for column in COLUMNS)]
-    tables.write(folder.path / "overlap.md", header, rows)
+    title = f"Encoders of n = {config.num_points} points that share the same mutual information"
+    tables.write(folder.path / "overlap.md", {title: Table(header, rows)})
     draw(config, setting, statistics, folder)
     if setting.x.shape[1] == 2:
         line_figures.shares(shared_points(setting, compared[min(compared)]), folder.figures / "shares.png")

@@ -23,6 +23,7 @@ from vae.likelihoods import gaussian
 from vae.line_figures import Line, Plot
 from vae.model import VAE
 from vae.run import RunError, RunFolder, RunOptions
+from vae.tables import Table
 from vae.theory import Residual
 from vae.training import single_threaded
 
@@ -78,7 +79,9 @@ def experiment(config: Theory, folder: RunFolder, fabric: Fabric) -> dict[str, f
         [statement, case, f"{_extreme(found):.1e}", "0" if found[0].vanishes else "not 0", _verdict(found)]
         for (statement, case), found in by_statement.items()
     ]
-    tables.write(folder.path / "residuals.md", ["statement", "case", "residual", "expected", ""], rows)
+    header = "statement", "case", "residual", "expected", ""
+    title = f"Differences between the two sides, float64; 0 means below {BOUND:.0e}"
+    tables.write(folder.path / "residuals.md", {title: Table(header, rows)})
     line_figures.residuals(_by_kind(residuals), BOUND, folder.figures / "residuals.png")
     line_figures.plots([turning(config, generator)], folder.figures / "rotation.png")
     return {
