@@ -9,6 +9,8 @@ from torch.distributions import Distribution
 import pykernels
 from vae.model import VAE, Encoding, encode_all
 
+DRIFT_RATE = 0.05
+
 
 class EncodingBank(nn.Module):
     """loc and scale [n, D] of every data point as last encoded, refreshed as batches pass.
@@ -25,22 +27,25 @@ class EncodingBank(nn.Module):
     n of them, so that the one through the draws alone is unbiased but for staleness. (Through the batch's own B it
     would not vanish, and pull each draw's own encoding away from it.)
 
-    An encoder that moves much between two visits runs after where q was rather than where it is, and may circle: a lower
-    learning rate helps, and so does `refresh_next`, which encodes further points in every step, without a gradient.
+    Draws are pushed away from where others were, though, and if those have moved meanwhile, all may run around in
+    circles. Against that, rows not of the batch are as much wider as rows have been found displaced at their visits:
+    the variance of each dimension grows by the running mean of their squared displacement. What helps most is a shorter
+    delay: a lower learning rate, or `refresh_next`, which encodes further points in every step, without a gradient.
 
     A bank that is a part of the model, `model.bank = EncodingBank(...)`, is in its checkpoints, and resumes with it.
     """
 
     loc: Tensor
     scale: Tensor
+    drift: Tensor
     turn: Tensor
 
     def __init__(self, encoding: Encoding):
         super().__init__()
         self.register_buffer("loc", encoding.loc.detach().clone())
         self.register_buffer("scale", encoding.scale.detach().clone())
-        self.register_buffer("drift", torch.zeros_like(encoding.loc[0]))
-        self.register_buffer("turn", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("drift", torch.zeros_like(self.loc[0]))
+        self.register_buffer("turn", torch.zeros((), dtype=torch.int64, device=self.loc.device))
 
     @classmethod
     def of(cls, model: VAE, batches: Iterable[Tensor]) -> "EncodingBank":
@@ -50,8 +55,8 @@ class EncodingBank(nn.Module):
     @torch.no_grad()
     def refresh(self, index: Tensor, encoding: Encoding) -> None:
         """Put in the encodings of the data points `index` [B]."""
-        moved = (encoding.loc - self.loc[index]).square().mean(0)
-        self.drift = self.drift + 0.05 * (moved - self.drift)
+        displacement = (encoding.loc - self.loc[index]).square().mean(0)
+        self.drift = self.drift + DRIFT_RATE * (displacement - self.drift)
         # Into new memory: a graph may still need what was there.
         self.loc = self.loc.index_copy(0, index, encoding.loc)
         self.scale = self.scale.index_copy(0, index, encoding.scale)
@@ -63,12 +68,17 @@ class EncodingBank(nn.Module):
         self.refresh(index, encode(index))
         self.turn = (self.turn + count) % len(self.loc)
 
+    @torch.no_grad()
+    def mixture(self, index: Tensor, encoding: Encoding) -> tuple[Tensor, Tensor]:
+        """loc and scale [n, D] of q̃(z), with the batch's encodings, those of the data points `index`, put in."""
+        self.refresh(index, encoding)
+        wider = (self.scale.square() + self.drift).sqrt()
+        return self.loc, wider.index_copy(0, index, encoding.scale)
+
     def exclusive_kl(self, prior: Distribution, encoding: Encoding, *, index: Tensor) -> Tensor:
         """KL(q(z)‖p(z)) at the draws of the batch's encodings, which are those of the data points `index` and are
         put into the bank first. O(B n D) time, and O((B + n) D) memory."""
-        self.refresh(index, encoding)
-        scale = (self.scale.square() + self.drift).sqrt().index_copy(0, index, encoding.scale.detach())
-        return pykernels.exclusive_kl(encoding.z, self.loc, scale, prior)
+        return pykernels.exclusive_kl(encoding.z, *self.mixture(index, encoding), prior)
 
     def decomposed_kl(
         self,
@@ -80,6 +90,5 @@ class EncodingBank(nn.Module):
         dimensionwise_kl: float = 0.0,
     ) -> Tensor:
         """The parts of KL(q(z)‖p(z)), each times its weight, as `exclusive_kl`."""
-        self.refresh(index, encoding)
-        terms = pykernels.kl_decomposition(encoding.z, self.loc, self.scale, prior, index=index)
+        terms = pykernels.kl_decomposition(encoding.z, *self.mixture(index, encoding), prior, index=index)
         return total_correlation * terms.total_correlation + dimensionwise_kl * terms.dimensionwise_kl

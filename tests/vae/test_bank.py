@@ -39,13 +39,43 @@ def test_a_fresh_bank_gives_the_exact_value():
 def test_a_batch_refreshes_its_own_rows_before_it_is_measured():
     stale, now, index = encoding(50), encoding(50, seed=1), torch.tensor([4, 49, 0])
     bank = EncodingBank(stale)
-    mixed = [torch.clone(item) for item in stale[:2]]
-    for item, new in zip(mixed, now):
-        item[index] = new[index]
+    loc, scale = (torch.clone(item) for item in stale[:2])
+    loc[index], scale[index] = now.loc[index], now.scale[index]
     value = bank.exclusive_kl(PRIOR, rows(now, index), index=index)
-    torch.testing.assert_close(value, exclusive_kl(now.z[index], *mixed, PRIOR))
-    assert bank.loc.equal(mixed[0]) and bank.scale.equal(mixed[1])
-    assert not stale.loc.equal(mixed[0])
+    assert bank.loc.equal(loc) and bank.scale.equal(scale)
+    assert not stale.loc.equal(loc)
+    wider = (scale.square() + 0.05 * (now.loc - stale.loc)[index].square().mean(0)).sqrt()
+    wider[index] = scale[index]
+    torch.testing.assert_close(value, exclusive_kl(now.z[index], loc, wider, PRIOR))
+
+
+def test_what_has_not_been_seen_is_as_much_wider_as_rows_move():
+    """And no wider once they stand still."""
+    bank = EncodingBank(encoding(40))
+    for _ in range(150):
+        moved = Encoding(bank.loc + torch.tensor([0.3, 0.0]), bank.scale, bank.loc)
+        bank.refresh(torch.arange(40), moved)
+    index = torch.arange(5)
+    _, scale = bank.mixture(index, rows(Encoding(bank.loc, bank.scale, bank.loc), index))
+    grown = scale.square() - bank.scale.square()
+    torch.testing.assert_close(grown[5:].mean(0), torch.tensor([0.09 * 0.95, 0.0]), rtol=0.01, atol=1e-6)
+    assert not grown[:5].any()
+    for _ in range(300):
+        bank.refresh(torch.arange(40), Encoding(bank.loc, bank.scale, bank.loc))
+    assert bank.drift.max() < 1e-6
+
+
+def test_points_are_encoded_anew_in_turn():
+    bank, seen = EncodingBank(encoding(10)), []
+
+    def encode(index):
+        seen.append(index.tolist())
+        return rows(encoding(10, seed=1), index)
+
+    for _ in range(3):
+        bank.refresh_next(4, encode)
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
+    assert bank.loc.equal(encoding(10, seed=1).loc)
 
 
 def test_a_stale_bank_errs_downwards():

@@ -38,11 +38,11 @@ class Bias:
     """Minibatches at the most, for each measurement."""
     data_set: Literal["pinwheel", "fashion"] = "fashion"
     """What is trained on."""
-    train_points: int = 8192
+    train_points: int = 4096
     """Data points of the training."""
-    weights: tuple[float, ...] = (10.0, 30.0, 100.0)
+    weights: tuple[float, ...] = (50.0, 100.0, 200.0)
     """Weights of KL(q(z)‖p(z)) in training."""
-    epochs: int = 40
+    epochs: int = 20
     lr: float = 1e-3
     """Adam's learning rate."""
     data: str = ""
