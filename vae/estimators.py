@@ -180,10 +180,10 @@ def study(encodings: Encodings, prior: Distribution, max_repeats: int) -> Study:
     truth = exclusive_kl(z, *encodings, prior).item()
     information = -truth - prior.log_prob(z).mean().item() - encodings.mean_entropy
     sizes = [size for size in batch_sizes(n) if size <= (n if n <= 4096 else 2048)]
-    estimates = {
-        size: kl_estimates(encodings, prior, size, max(1, min(max_repeats, 16_384 // size)), truth)
-        for size in sizes
-    }
+    estimates = {}
+    for size in sizes:
+        repeats = max(1, min(max_repeats, 16_384 // size, (1 << 22) // size**2))
+        estimates[size] = kl_estimates(encodings, prior, size, repeats, truth)
     return Study(estimates, truth, information, n)
 
 

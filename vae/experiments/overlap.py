@@ -130,9 +130,9 @@ def families(
     offsets = size * torch.randn(config.modes, dims)
     scale = size * loc.new_ones(())
     return {
-        "Gaussian": (lambda sigma: Gaussian(loc, sigma * scale), 1e-4, 10.0),
+        "Gaussian": (lambda sigma: Gaussian(loc, sigma * scale), 1e-4, 1e3),
         "ball and prior": (lambda share: BallAndPrior(loc, config.radius * size, share, prior), 1e-4, 0.9999),
-        "modes mixed": (lambda sigma: Multimodal(loc, offsets, sigma * scale), 1e-5, 10.0),
+        "modes mixed": (lambda sigma: Multimodal(loc, offsets, sigma * scale), 1e-5, 1e3),
     }
 
 
@@ -167,7 +167,7 @@ def draw(
         if name == "ball and prior":
             values = torch.linspace(0.01, 0.99, 15).tolist()
         else:
-            values = torch.logspace(math.log10(max(low, 1e-3)), math.log10(high), 15).tolist()
+            values = torch.logspace(-3, 1, 15).tolist()
         found = [measure(make(value), setting.x, draws=1) for value in values]
         information = [one.mutual_information for one in found]
         reached[name] = Line(values, information)
