@@ -150,10 +150,8 @@ def stored_config(config_class: Any, options: RunOptions) -> Any:
         if stored["experiment"] != config_class.__name__:
             raise TypeError(f"it is of {stored['experiment']}")
         run = RunOptions(**stored["run"], out=options.out, resume=True)
-        settings = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in stored["settings"].items()
-        }
+        # JSON has lists where a configuration has tuples.
+        settings = {n: tuple(v) if isinstance(v, list) else v for n, v in stored["settings"].items()}
         return config_class(**settings, run=run)
     except (KeyError, TypeError) as error:
         raise RunError(
@@ -170,8 +168,7 @@ def _content(config: Any) -> dict[str, Any]:
 
 def _check_same(path: Path, config: Any) -> None:
     """Everything must be as it was, but the data set may have moved."""
-    asked = json.loads(json.dumps(_content(config)))  # tuples become lists, as they are in the file
-    stored = _read_json(path / "config.json")
+    asked, stored = json.loads(json.dumps(_content(config))), _read_json(path / "config.json")
     for group in ("settings", "run"):
         for name, now in asked[group].items():
             if name != "data" and now != (before := stored[group].get(name)):
