@@ -23,7 +23,7 @@ class Line(NamedTuple):
 
 
 class Plot(NamedTuple):
-    """One panel of lines by name."""
+    """One panel of lines by name; a name that begins with _ is not in its legend."""
 
     title: str
     xlabel: str
@@ -52,6 +52,10 @@ def plots(panels: Sequence[Plot], path: Path, columns: int = 3) -> None:
             ax.errorbar(line.x, line.y, line.error, marker=marker, markersize=3, label=name, **style)
         ax.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
         ax.set(xscale=panel.xscale, yscale=panel.yscale, ylim=panel.ylim)
+        ticks = sorted({x for line in panel.lines.values() for x in line.x})
+        if panel.xscale == "log" and len(ticks) < 9:
+            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            ax.xaxis.minorticks_off()
         ax.grid(linewidth=0.3)
         ax.legend(fontsize=7)
     for ax in grid[len(panels) :]:

@@ -5,6 +5,7 @@ size, the dimension and the size of the data set, other divergences, and network
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -107,7 +108,7 @@ def experiment(config: Bias, folder: RunFolder, fabric: Fabric) -> dict[str, flo
     skew = estimators.second_term(
         constructed["Gaussian, σ = 0.3"], config.batch_size, max(2, config.repeats // 20)
     )
-    growth = grow(config)
+    growth = {name: grow(config, scale) for name, scale in GROWTH.items()}
     divergences = other_divergences(constructed["Gaussian, σ = 0.7"], prior, config)
     ratios = signal_to_noise(config)
     trained = train(config, folder, fabric)
@@ -120,16 +121,20 @@ def experiment(config: Bias, folder: RunFolder, fabric: Fabric) -> dict[str, flo
     return bias_report.summary(studies, growth, skew, trained, config.batch_size)
 
 
-INFORMATION = 4.0
+GROWTH: dict[str, Callable[[int], float]] = {
+    "I = 4": lambda dims: math.exp(-4 / dims),
+    "σ = 0.3": lambda dims: 0.3,
+}
+"""Scales of Gaussian encodings by their dimension: such that all tell 4 nats of x, or the same for all. Those tell more
+the larger D is, until none overlap, not even over the data set, and no bias is left."""
 
 
-def grow(config: Bias) -> dict[tuple[int, int], float]:
-    """The bias by eq 11b at the one batch size, by (D, n), for Gaussian encodings that all tell 4 nats of x: those of
-    one scale tell more the larger D is, until none overlap, not even over the data set, and no bias is left."""
+def grow(config: Bias, scale: Callable[[int], float]) -> dict[tuple[int, int], float]:
+    """The bias by eq 11b at the one batch size, by (D, n)."""
     found = {}
     sizes = [4**k for k in range(4, 8) if config.batch_size < 4**k <= 8 * config.num_points]
     for dims, n in product((1, 2, 5, 10, 20, 50), sizes):
-        encodings = estimators.gaussian_encodings(n, dims, math.exp(-INFORMATION / dims))
+        encodings = estimators.gaussian_encodings(n, dims, scale(dims))
         repeats = max(2, config.repeats // 4)
         estimate = estimators.kl_estimates(
             encodings, estimators.standard_normal(dims), config.batch_size, repeats, 0.0, ("hfvae",)

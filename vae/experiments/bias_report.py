@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy
 import torch
 
 from vae import line_figures
@@ -15,6 +16,8 @@ from vae.tables import Table
 Studies = Mapping[str, Study]
 Predicted = Mapping[tuple[str, int], float]
 """The bias of an estimator of KL(q‖p) at a batch size, for the first of the studies."""
+Growth = Mapping[str, Mapping[tuple[int, int], float]]
+"""The bias of eq 11b by (D, n), for each way of choosing the scale."""
 Trained = Mapping[tuple[str, float], Mapping[str, float]]
 """Summaries by objective and weight."""
 
@@ -23,7 +26,7 @@ def draw(
     folder: RunFolder,
     studies: Studies,
     predicted: Predicted,
-    growth: Mapping[tuple[int, int], float],
+    growth: Growth,
     skew: Skew,
     trained: Trained,
     batch_size: int,
@@ -46,10 +49,11 @@ def estimate_plot(name: str, study: Study, predicted: Predicted) -> Plot:
         lines[estimator] = Line(sizes, means, errors, colour=colour)
         if predicted:
             bias = [study.truth + predicted[estimator, size] for size in sizes]
-            lines[f"{estimator}, predicted"] = Line(sizes, bias, dashed=True, colour=colour)
+            name_once = "predicted" if estimator == ESTIMATORS[0] else f"_{estimator}, predicted"
+            lines[name_once] = Line(sizes, bias, dashed=True, colour=colour)
     if not predicted:
         limit = study.truth + study.limit("hfvae", 2)
-        lines["E[KL(q(z|x)‖p)] − log n"] = Line(
+        lines["where nothing overlaps"] = Line(
             [sizes[0], sizes[-1]], [limit] * 2, dashed=True, colour=COLOURS[0]
         )
     return Plot(name, "batch size B", "estimate of KL(q‖p), nats", lines, xscale="log")
@@ -65,17 +69,17 @@ def error_plot(name: str, study: Study) -> Plot:
     return Plot(f"one minibatch, {name}", "batch size B", "root mean square error", lines, "log", "log")
 
 
-def growth_plots(growth: Mapping[tuple[int, int], float], skew: Skew, batch_size: int) -> list[Plot]:
-    dims, sizes = (sorted({key[part] for key in growth}) for part in (0, 1))
-    by_dims = {f"n = {n}": Line(dims, [-growth[d, n] for d in dims]) for n in sizes}
-    by_n = {f"D = {d}": Line(sizes, [-growth[d, n] for n in sizes]) for d in dims}
+def growth_plots(growth: Growth, skew: Skew, batch_size: int) -> list[Plot]:
+    plots, bias = [], "−bias of KL(q‖p), nats"
+    for name, found in growth.items():
+        dims, sizes = (sorted({key[part] for key in found}) for part in (0, 1))
+        lines = {f"n = {n}": Line(dims, [-found[d, n] for d in dims]) for n in sizes}
+        plots.append(Plot(f"eq 11b, B = {batch_size}, {name}", "D", bias, lines, xscale="log"))
     steps = torch.linspace(0.001, 1, 500)
     quantiles = skew.values.quantile(steps.double()).clamp_min(1e-12)
     second = {"second term / its mean": Line(steps.tolist(), quantiles.tolist(), colour="k")}
-    bias = "−bias of KL(q‖p), nats"
     return [
-        Plot(f"eq 11b, B = {batch_size}, I = 4", "D", bias, by_dims, xscale="log"),
-        Plot(f"eq 11b, B = {batch_size}, I = 4", "n", bias, by_n, xscale="log"),
+        *plots,
         Plot("second term of eq 11b", "share of the points", "over its mean", second, yscale="log"),
     ]
 
@@ -147,6 +151,25 @@ def training_table(trained: Trained) -> Table:
     return Table(["trained by", *(name.replace("_", " ") for name in TRAINING)], rows)
 
 
+def equal_table(trained: Trained) -> Table:
+    """The exact KL(q‖p) of each objective, interpolated over the log-likelihood, where its weights span that."""
+    weights = sorted({weight for _, weight in trained})
+    rows = []
+    for weight in weights:
+        wanted = trained["hfvae", weight]["log_likelihood"]
+        row = [f"{wanted:.4g}"]
+        for objective in OBJECTIVES:
+            reached = sorted(
+                (trained[objective, each]["log_likelihood"], trained[objective, each]["exclusive_kl"])
+                for each in weights
+            )
+            likelihoods, divergences = zip(*reached)
+            inside = likelihoods[0] <= wanted <= likelihoods[-1]
+            row.append(f"{numpy.interp(wanted, likelihoods, divergences):.3f}" if inside else "out of range")
+        rows.append(row)
+    return Table(["log-likelihood", *OBJECTIVES], rows)
+
+
 def error_table(trained: Trained) -> Table:
     names = (*ESTIMATORS, "bank")
     rows = [
@@ -162,7 +185,7 @@ def error_table(trained: Trained) -> Table:
 
 def summary(
     studies: Studies,
-    growth: Mapping[tuple[int, int], float],
+    growth: Growth,
     skew: Skew,
     trained: Trained,
     batch_size: int,
@@ -177,7 +200,8 @@ def summary(
     found |= {
         f"second_term_{key}": getattr(skew, key) for key in ("median", "skewness", "share_of_top_percent")
     }
-    found |= {f"bias at D = {dims}, n = {n}": value for (dims, n), value in growth.items()}
+    for name, values in growth.items():
+        found |= {f"{name}, D = {dims}, n = {n}: hfvae_bias": value for (dims, n), value in values.items()}
     for (objective, weight), one in trained.items():
         found |= {f"{objective}, weight {weight:g}: {key}": value for key, value in one.items()}
     return found
