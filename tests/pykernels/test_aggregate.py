@@ -249,3 +249,20 @@ def test_half_precision_and_reductions():
     prior = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
     terms = kl_decomposition(z, loc, scale, prior, reduction="none")
     assert all(term.dtype == torch.float32 and term.shape == (20,) for term in terms)
+
+
+def test_they_compile_and_map():
+    _, loc, scale = encodings(7, 3)
+    z, index, prior = torch.randn(4, 5, 3).double(), torch.tensor([0, 6, 1, 1, 2]), standard_normal(3)
+
+    def everything(z):
+        terms = kl_decomposition(z, loc, scale, prior, index=index)
+        return sum(terms) + exclusive_kl(z, loc, scale, prior) + aggregate_entropy(z, loc, scale)
+
+    expected = torch.stack([everything(each) for each in z])
+    torch.testing.assert_close(torch.func.vmap(everything)(z), expected)
+    gradient = torch.func.grad(everything)(z[0])
+    leaf = z[0].clone().requires_grad_()
+    compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")(leaf)
+    torch.testing.assert_close(compiled, expected[0])
+    torch.testing.assert_close(torch.autograd.grad(compiled, leaf)[0], gradient)
