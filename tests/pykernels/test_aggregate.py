@@ -251,6 +251,8 @@ def test_half_precision_and_reductions():
     assert all(term.dtype == torch.float32 and term.shape == (20,) for term in terms)
 
 
+# The compiler's own habit, in tracing any autograd.Function.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_they_compile_and_map():
     _, loc, scale = encodings(7, 3)
     z, index, prior = torch.randn(4, 5, 3).double(), torch.tensor([0, 6, 1, 1, 2]), standard_normal(3)
