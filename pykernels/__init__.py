@@ -1,7 +1,7 @@
 """Exact, fused, differentiable divergences between aggregate posteriors and priors."""
 
 from .distributions import DiagonalGaussianMixture
-from .divergences import inclusive_kl
+from .divergences import aggregate_entropy, exclusive_kl, inclusive_kl, kl_decomposition
 from .minibatch import minibatch_log_prob
 from .mixture import (
     gaussian_mixture_joint_and_marginal_log_prob,
@@ -16,11 +16,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DiagonalGaussianMixture",
+    "aggregate_entropy",
     "cauchy_mmd",
+    "exclusive_kl",
     "gaussian_mixture_joint_and_marginal_log_prob",
     "gaussian_mixture_log_prob",
     "gaussian_mixture_marginal_log_prob",
     "inclusive_kl",
+    "kl_decomposition",
     "minibatch_log_prob",
     "mmd",
     "responsibility_statistics",

@@ -172,11 +172,6 @@ def diagonal_gaussian_parts(mixture: MixtureSameFamily) -> tuple[Categorical, No
 def inclusive_kl_arguments(
     prior: Distribution, loc: Tensor, num_samples: int | None, samples: Tensor | None
 ) -> None:
-    if not isinstance(prior, Distribution):
-        raise TypeError(
-            f"prior must be a torch.distributions.Distribution, but came as {type(prior).__name__}: "
-            "pass the distribution itself, not its samples or its log-density"
-        )
     if (num_samples is None) == (samples is None):
         came = "neither" if samples is None else "both"
         raise ValueError(
@@ -191,6 +186,24 @@ def inclusive_kl_arguments(
             f"loc must have shape [n, D], all encodings in one list, but has shape {_shape(loc)}: "
             "reshape it, or call once per batch element"
         )
+    prior_of_points(prior, loc)
+    dims = loc.shape[-1:]
+    if samples is not None:
+        _computing_dtype({"samples": samples, "loc": loc})
+        if samples.dim() != 2 or samples.shape[0] == 0 or samples.shape[1:] != dims:
+            raise ValueError(
+                f"samples must have shape [B, {dims[0]}] with B >= 1, but has shape {_shape(samples)}: "
+                "draw them with prior.sample((B,))"
+            )
+
+
+def prior_of_points(prior: Distribution, loc: Tensor) -> None:
+    """Checks that `prior` is a distribution of points in the space of `loc` [n, D]."""
+    if not isinstance(prior, Distribution):
+        raise TypeError(
+            f"prior must be a torch.distributions.Distribution, but came as {type(prior).__name__}: "
+            "pass the distribution itself, not its samples or its log-density"
+        )
     dims = loc.shape[-1:]
     if prior.event_shape == () and prior.batch_shape == dims:
         raise ValueError(
@@ -203,13 +216,6 @@ def inclusive_kl_arguments(
             f"but has event_shape {tuple(prior.event_shape)} and batch_shape {tuple(prior.batch_shape)}: "
             "build it for the space that the encodings live in"
         )
-    if samples is not None:
-        _computing_dtype({"samples": samples, "loc": loc})
-        if samples.dim() != 2 or samples.shape[0] == 0 or samples.shape[1:] != dims:
-            raise ValueError(
-                f"samples must have shape [B, {dims[0]}] with B >= 1, but has shape {_shape(samples)}: "
-                "draw them with prior.sample((B,))"
-            )
 
 
 def no_lost_gradient(prior_log_prob: Tensor) -> None:

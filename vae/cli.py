@@ -13,6 +13,9 @@ EXPERIMENTS = {
     "pinwheel": "clustering: an aggregate posterior fitted to a mixture prior by the inclusive KL",
     "fashion": "sparsity: Fashion-MNIST, a prior that is mostly near 0, and the dimension-wise MMD",
     "shapes": "disentanglement: 2D shapes, and priors that a rotation of the latent space changes",
+    "bias": "estimators of the aggregate posterior: what a minibatch does to them, measured and in training",
+    "overlap": "how many other data points an encoding overlaps with, which mutual information does not tell",
+    "theory": "appendix A checked to rounding: rescaled networks, rotated latents, annealed priors",
 }
 
 

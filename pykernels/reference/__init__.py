@@ -1,6 +1,6 @@
 """The public functions in plain torch: the specification, and what runs where there is no compiled kernel."""
 
-from .divergences import inclusive_kl
+from .divergences import aggregate_entropy, exclusive_kl, inclusive_kl, kl_decomposition
 from .minibatch import minibatch_log_prob
 from .mixture import (
     gaussian_mixture_joint_and_marginal_log_prob,
@@ -11,11 +11,14 @@ from .mmd import cauchy_mmd, mmd
 from .responsibilities import responsibility_statistics, responsibility_statistics_from_log_prob
 
 __all__ = [
+    "aggregate_entropy",
     "cauchy_mmd",
+    "exclusive_kl",
     "gaussian_mixture_joint_and_marginal_log_prob",
     "gaussian_mixture_log_prob",
     "gaussian_mixture_marginal_log_prob",
     "inclusive_kl",
+    "kl_decomposition",
     "minibatch_log_prob",
     "mmd",
     "responsibility_statistics",

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal
 
-from pykernels import DiagonalGaussianMixture
-from vae import likelihoods
+from pykernels import DiagonalGaussianMixture, kl_decomposition, mmd
+from vae import likelihoods, objectives
+from vae.density_ratio import DensityRatio
 from vae.model import VAE
 from vae.networks import GaussianMLP
 from vae.objectives import decomposition, kl_to_prior
@@ -94,3 +95,89 @@ def test_a_prior_may_own_parameters():
     )
     decomposition(model, torch.randn(7, 3), alpha=0.0, beta=1.0, divergence=mean_square).objective.backward()
     assert model.prior.loc.grad.norm() > 0
+
+
+def parts(model, x, seed):
+    """What the published objectives are made of, written out: (log-likelihood, KL, encoding)."""
+    torch.manual_seed(seed)
+    loc, scale = model.encoder(x)
+    z = loc + scale * torch.randn_like(loc)
+    log_likelihood = Normal(*model.decoder(z)).log_prob(x).sum(1).mean()
+    kl = 0.5 * (scale**2 + loc**2 - 1 - 2 * scale.log()).sum(1).mean()
+    return log_likelihood, kl, (z, loc, scale)
+
+
+def published(name, model, x):
+    log_likelihood, kl, encoding = parts(model, x, 1)
+    z, loc, scale = encoding
+    if name == "beta_vae":
+        return log_likelihood - 4 * kl
+    if name == "entropy_regularised":
+        return log_likelihood - kl + 1.5 * scale.square().log().sum(1).mean()
+    if name == "beta_tcvae":
+        terms = kl_decomposition(z, loc, scale, STANDARD_NORMAL, estimator="mws", dataset_size=500)
+        return log_likelihood - kl - 5 * terms.total_correlation
+    if name == "hfvae":
+        terms = kl_decomposition(z, loc, scale, STANDARD_NORMAL, estimator="hfvae", dataset_size=500)
+        excess = kl - sum(
+            terms
+        )  # the closed form over the one-sample estimate, by the weight of the last term
+        return (
+            log_likelihood
+            - 0.5 * terms.mutual_information
+            - 6 * terms.total_correlation
+            - 2 * terms.dimensionwise_kl
+            - 2 * excess
+        )
+    if name == "wae_mmd":
+        return log_likelihood - 10 * mmd(z, STANDARD_NORMAL.sample((len(z),)))
+    if name == "factor_vae":
+        return log_likelihood - kl - 7 * model.ratio.logit(z).mean()
+    return log_likelihood - 8 * (model.ratio.logit(z).exp() + 1).log().mean() + 8 * torch.tensor(2.0).log()
+
+
+SETTINGS = {
+    "beta_vae": lambda model: objectives.beta_vae(4.0),
+    "entropy_regularised": lambda model: objectives.entropy_regularised(4.0),
+    "beta_tcvae": lambda model: objectives.beta_tcvae(6.0, 500),
+    "hfvae": lambda model: objectives.hfvae(
+        mutual_information=0.5, total_correlation=6.0, dimensionwise_kl=2.0, dataset_size=500
+    ),
+    "wae_mmd": lambda model: objectives.wae_mmd(10.0),
+    "factor_vae": lambda model: objectives.factor_vae(7.0, model.ratio),
+    "wae_gan": lambda model: objectives.wae_gan(8.0, model.ratio),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_published_objectives_are_settings_of_one(model, name):
+    """Each equals its formula, and a step along its gradient raises it."""
+    model.ratio = DensityRatio(
+        2,
+        against="shuffled" if name == "factor_vae" else "prior",
+        measure="gan" if name == "wae_gan" else "ratio",
+    )
+    x = torch.randn(40, 3)
+    for _ in range(20):
+        model.ratio(model.prior(), model.encode(x))
+    model.ratio.eval()
+    objective = SETTINGS[name](model)
+
+    def value():
+        torch.manual_seed(1)
+        return objective(model, x).objective
+
+    before = value()
+    torch.testing.assert_close(before, published(name, model, x))
+    parameters = [*model.encoder.parameters(), *model.decoder.parameters()]
+    gradients = torch.autograd.grad(before, parameters)
+    norm = sum(gradient.square().sum() for gradient in gradients)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients):
+            parameter += 1e-3 * gradient / norm.sqrt()
+    assert value() > before
+
+
+def test_the_module_lists_every_setting():
+    for name in SETTINGS:
+        assert f"\n{name} " in objectives.__doc__

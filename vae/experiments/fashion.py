@@ -143,6 +143,12 @@ def build(config: Fashion) -> VAE:
     )
 
 
+def model_and_data(config: Fashion) -> tuple[VAE, Tensor]:
+    """The untrained model, and the first 10,000 training images."""
+    images, _ = fashion_mnist("train", config.data)
+    return build(config), unit_interval(images[:10_000])
+
+
 def batches(images: Tensor) -> Iterable[Tensor]:
     """In order, for evaluation."""
     return map(unit_interval, images.split(500))

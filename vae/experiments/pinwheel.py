@@ -114,6 +114,11 @@ def build(config: Pinwheel) -> tuple[VAE, Tensor, Tensor, Tensor]:
     return model, points, arms, test_points
 
 
+def model_and_data(config: Pinwheel) -> tuple[VAE, Tensor]:
+    model, points, _, _ = build(config)
+    return model, points
+
+
 def full_inclusive_kl(prior: Distribution, encoding: Encoding, *, num_samples: int) -> Tensor:
     """KL(p(z)‖q(z)) from fresh prior draws to the mixture of the encodings."""
     return inclusive_kl(prior, encoding.loc, encoding.scale, num_samples=num_samples)

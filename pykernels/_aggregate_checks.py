@@ -1,0 +1,108 @@
+"""Checks of what the divergences of an aggregate posterior take, in words."""
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from ._checks import _computing_dtype, _may_be_read, _shape
+from .reference.minibatch import ESTIMATORS as OF_MINIBATCHES
+
+ESTIMATORS = ("exact", *OF_MINIBATCHES)
+REDUCTIONS = ("mean", "none")
+
+
+def aggregate_arguments(
+    z: Tensor,
+    loc: Tensor,
+    estimator: str,
+    dataset_size: int | None,
+    index: Tensor | None,
+    log_weights: Tensor | None,
+    reduction: str,
+) -> None:
+    if estimator not in ESTIMATORS:
+        raise ValueError(
+            f"estimator must be one of {list(ESTIMATORS)}, but is {estimator!r}: 'exact' takes the encodings of "
+            "the whole data set, the others those of a minibatch"
+        )
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be 'mean' or 'none' (one value for each z), but is {reduction!r}")
+    _computing_dtype({"z": z, "loc": loc})
+    if loc.dim() != 2:
+        raise ValueError(
+            f"loc must have shape [n, D], all encodings in one list, but has shape {_shape(loc)}: "
+            "reshape it, or call once per batch element"
+        )
+    if z.dim() != 2 or z.shape[0] == 0:
+        raise ValueError(
+            f"z must have shape [B, D] with B >= 1, but has shape {_shape(z)}: one draw from each of B encodings"
+        )
+    if estimator == "exact":
+        _exact_arguments(z, loc, dataset_size, index)
+    else:
+        _minibatch_arguments(z, loc, estimator, dataset_size, index, log_weights)
+
+
+def own_encodings(z: Tensor, loc: Tensor, index: Tensor | None) -> None:
+    """Whether each z can be told the encoding that it was drawn from."""
+    if index is None and len(z) != len(loc):
+        raise ValueError(
+            f"index must be given where z has another number of rows than loc, but z has shape {_shape(z)}, loc "
+            f"{_shape(loc)} and index is None: give the row of loc that each z was drawn from"
+        )
+
+
+def prior_marginals(prior: Distribution, known: bool) -> None:
+    if not known:
+        raise TypeError(
+            f"prior must be one whose marginals are known, Independent(..., 1), MultivariateNormal, "
+            f"DiagonalGaussianMixture or a MixtureSameFamily of the first two, but is {type(prior).__name__}: "
+            "exclusive_kl takes any prior"
+        )
+
+
+def _exact_arguments(z: Tensor, loc: Tensor, dataset_size: int | None, index: Tensor | None) -> None:
+    if dataset_size not in (None, len(loc)):
+        raise ValueError(
+            f"dataset_size must be the number of encodings {len(loc)} where the estimator is 'exact', but is "
+            f"{dataset_size}: leave it out, or name the estimator of a minibatch"
+        )
+    if index is None:
+        return
+    if not isinstance(index, Tensor) or index.dtype != torch.int64:
+        came = str(index.dtype) if isinstance(index, Tensor) else type(index).__name__
+        raise TypeError(f"index must be a tensor of int64, rows of loc, but came as {came}")
+    if index.shape != z.shape[:1]:
+        raise ValueError(
+            f"index must have shape [{len(z)}], the row of loc that each z was drawn from, but has shape "
+            f"{_shape(index)}"
+        )
+    if _may_be_read(index) and not (0 <= index.min() and index.max() < len(loc)):
+        raise ValueError(
+            f"index must be at least 0 and below {len(loc)}, the number of encodings, but reaches from "
+            f"{index.min().item()} to {index.max().item()}"
+        )
+
+
+def _minibatch_arguments(
+    z: Tensor,
+    loc: Tensor,
+    estimator: str,
+    dataset_size: int | None,
+    index: Tensor | None,
+    log_weights: Tensor | None,
+) -> None:
+    if dataset_size is None:
+        raise ValueError(
+            f"dataset_size must be given for the estimator {estimator!r}, which has to know of how many data "
+            f"points the {len(loc)} are a minibatch"
+        )
+    if index is not None:
+        raise ValueError(
+            f"index is for the estimator 'exact', but came with {estimator!r}: in a minibatch z[b] is drawn from "
+            "encoding b"
+        )
+    if log_weights is not None:
+        raise ValueError(
+            f"log_weights are for the estimator 'exact', but came with {estimator!r}, which has weights of its own"
+        )

@@ -1,0 +1,62 @@
+"""Divergences D(q(z), p(z)) as the objective takes them: functions of the prior and of encodings.
+
+Each returns a scalar that is 0 where q and p agree, but for noise, and, where its docstring says so, for bias and
+constants. What one of them needs besides, it takes by name, for `functools.partial` to fill in. Divergences that
+remember something, a bank of encodings or a discriminator, are classes with files of their own.
+"""
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+import pykernels
+from vae.model import Encoding
+
+
+def nothing(prior: Distribution, encoding: Encoding) -> Tensor:
+    """0: the β-VAE, which has no such term."""
+    return encoding.loc.new_zeros(())
+
+
+def negative_log_volume(prior: Distribution, encoding: Encoding) -> Tensor:
+    """−½ log|S(x)|, the mean over the batch: minus the encoder's entropy, but for a constant (eq 5)."""
+    return -encoding.scale.log().sum(-1).mean()
+
+
+def exclusive_kl(
+    prior: Distribution, encoding: Encoding, *, estimator: str = "exact", dataset_size: int | None = None
+) -> Tensor:
+    """KL(q(z)‖p(z)) from the draws of the encodings; exact where they are those of the whole data set.
+
+    The estimators for a minibatch have large biases: see `pykernels.exclusive_kl`.
+    """
+    loc, scale, z = encoding
+    return pykernels.exclusive_kl(z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size)
+
+
+def decomposed_kl(
+    prior: Distribution,
+    encoding: Encoding,
+    *,
+    mutual_information: float = 0.0,
+    total_correlation: float = 0.0,
+    dimensionwise_kl: float = 0.0,
+    estimator: str = "exact",
+    dataset_size: int | None = None,
+) -> Tensor:
+    """The terms of `pykernels.kl_decomposition`, each times its weight."""
+    loc, scale, z = encoding
+    terms = pykernels.kl_decomposition(z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size)
+    weights = mutual_information, total_correlation, dimensionwise_kl
+    return sum(weight * term for weight, term in zip(weights, terms))
+
+
+def whole_vector_mmd(prior: Distribution, encoding: Encoding, *, kernel: str = "cauchy") -> Tensor:
+    """MMD² between the draws of the encodings and as many of the prior: unbiased, so it may be below 0."""
+    return pykernels.mmd(encoding.z, prior.sample(encoding.z.shape[:1]), kernel)
+
+
+def shuffled_dimensions(z: Tensor) -> Tensor:
+    """Each column in an order of its own: draws, all but exactly, of the product of the marginals of z [B, D]."""
+    order = torch.rand(z.shape, device=z.device).argsort(0)
+    return z.gather(0, order)
