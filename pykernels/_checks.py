@@ -34,8 +34,8 @@ def minibatch_inputs(
     """Checks the arguments of a minibatch estimate, and returns the tensors in the one dtype that computes."""
     if estimator not in estimators:
         raise ValueError(
-            f"estimator must be one of {list(estimators)}, but is {estimator!r}: 'hfvae' and 'mss' are unbiased for the "
-            "density, the former with less variance"
+            f"estimator must be one of {list(estimators)}, but is {estimator!r}: 'hfvae' and 'mss' are unbiased for "
+            "the density, the former with less variance"
         )
     z, loc, scale, _ = mixture_inputs(z, loc, scale, None, "z")
     size = loc.shape[-2]
@@ -46,13 +46,13 @@ def minibatch_inputs(
         )
     if not isinstance(dataset_size, int):
         raise TypeError(
-            f"dataset_size must be an integer, but came as {type(dataset_size).__name__}: it is the number of encodings "
-            "that the minibatch was drawn from, len(dataset)"
+            f"dataset_size must be an integer, but came as {type(dataset_size).__name__}: it is the number of "
+            "encodings that the minibatch was drawn from, len(dataset)"
         )
     if not 2 <= size <= dataset_size:
         raise ValueError(
-            f"the minibatch must hold 2 <= B <= dataset_size encodings, but loc has shape {_shape(loc)}, B = {size}, and "
-            f"dataset_size is {dataset_size}: give the size of the data set that the minibatch was drawn from, and "
+            f"the minibatch must hold 2 <= B <= dataset_size encodings, but loc has shape {_shape(loc)}, B = {size}, "
+            f"and dataset_size is {dataset_size}: give the size of the data set that the minibatch was drawn from, and "
             "drop a last batch of one"
         )
     return z, loc, scale

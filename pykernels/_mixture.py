@@ -133,7 +133,7 @@ class _Statistics(Function):
 def _upstream(
     grads: Sequence[Tensor | None], log_prob: Tensor, perplexity: Tensor, collisions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What a pair of responsibility r weighs in the gradients, as the parts of a + b log r + c r: a, and b and c stacked.
+    """What a pair of responsibility r weighs in the gradients, as the parts of a + b log r + c r: a, then b and c.
 
     For the perplexity P that is -P (log P + log r), for the collision count C it is 2 C - 2 C^2 r."""
     grads = [torch.zeros_like(log_prob) if grad is None else grad for grad in grads]

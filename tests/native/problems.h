@@ -101,7 +101,7 @@ inline const std::vector<Problem>& edge_problems() {
       {Kind::far, 40, 70, 19, {2}, joint, marginal, 0, weighted},
       {Kind::plain, 2, 2, 1, {}, joint, marginal, 0, no},  // weights that depend on the pair, from here on
       {Kind::plain, 9, 9, 3, {2}, joint, marginal, 2, no},
-      {Kind::plain, 150, 150, 2, {}, joint, marginal, 0, no},  // several tiles
+      {Kind::plain, 550, 550, 2, {}, joint, marginal, 0, no},  // as many rows as a thread takes
       {Kind::plain, 300, 300, 10, {}, joint, marginal, 0, no, 2640},
       {Kind::plain, 140, 140, 40, {}, joint, marginal, 0, no},  // squares of tiles
       {Kind::plain, 129, 129, 70, {}, joint, marginal, 0, no},  // and for long sums
