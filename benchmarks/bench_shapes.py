@@ -52,7 +52,7 @@ def time_data(quick: bool) -> dict[str, Any]:
         timed: dict[str, Callable[[], Any]] = {"input": lambda: next(epoch)}
         for precision, plugin in PRECISIONS.items():
             timed[f"step, {precision}"] = training_step(plugin)
-        times, noise = harness.interleave(timed, *effort(quick))
+        times, noise = harness.interleave(timed, *effort(quick), clock)
         some = packed[:: 32 if quick else 1]
         pca, _ = seconds(lambda: singular_values(lambda: batches(some), Shapes().latent_dim))
     least = {name: value["min"] for name, value in times.items()}

@@ -131,8 +131,8 @@ def tradeoff(
 ) -> None:
     """Two metrics against each other, means with intervals over seeds of both: Figure 2 of the paper.
 
-    series: name -> setting -> (metric on the x axis, on the y axis). A line joins the points of a series, each of
-    which tells its setting, which `point` is the name of.
+    series: name -> setting -> (metric on the x axis, on the y axis, a share of 1). A line joins the points of a
+    series, each of which tells its setting, which `point` is the name of. Intervals wider than the axes are cut off.
     """
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     ax = figure.subplots()
@@ -145,7 +145,9 @@ def tradeoff(
         for setting, *place in zip(points, x, y):
             text = f"{setting:g}"
             ax.annotate(text, place, (4, 4), textcoords="offset points", fontsize=7, color=colour)
-    ax.set(xlabel=labels[0], ylabel=labels[1])
+    found = [both[0]["mean"] for points in series.values() for both in points.values()]
+    margin = 0.25 * (max(found) - min(found)) + 1e-9
+    ax.set(xlabel=labels[0], ylabel=labels[1], xlim=(min(found) - margin, max(found) + margin), ylim=(0, 1))
     ax.grid(linewidth=0.4)
     ax.legend(fontsize=8, title=f"numbers: {point}", title_fontsize=8)
     _save(figure, path)
