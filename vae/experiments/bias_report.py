@@ -118,10 +118,15 @@ def report(studies: Studies, predicted: Predicted, trained: Trained) -> dict[str
         title = f"Estimates of KL(q‖p) − {study.truth:.3f}, which it is: {name}, n = {study.n}, I = {study.information:.2f}"
         tables[title] = bias_table(study, predicted if not tables else {})
     tables["Training: objective, weight"] = training_table(trained)
-    tables[
-        "Error of one minibatch's KL(q‖p) against the exact one at its draws: mean and root mean square"
-    ] = error_table(trained)
+    if len({weight for _, weight in trained}) > 1:
+        tables[EQUAL] = equal_table(trained)
+    tables["Errors of one minibatch's KL(q‖p), beyond those of its draws: mean, root mean square"] = (
+        error_table(trained)
+    )
     return tables
+
+
+EQUAL = "Exact KL(q‖p) at the log-likelihoods that the minibatch estimate reaches, between weights"
 
 
 def bias_table(study: Study, predicted: Predicted) -> Table:

@@ -38,6 +38,7 @@ def test_the_tables_say_it_in_words(run):
         "trained with a bank",
         "fresher bank, 1",
         "best minibatch / bank",
+        "between weights",
     ):
         assert words in text
 
