@@ -167,8 +167,9 @@ def finished_runs(folders: Iterable[Path], config_class: Any) -> Iterator[tuple[
     """
     for folder in folders:
         for path in sorted(folder.rglob("summary.json")):
-            stored = _read_json(path.with_name("config.json"))
-            if stored["experiment"] == config_class.__name__ and not stored["run"]["seeds"]:
+            config = path.with_name("config.json")
+            stored = _read_json(config) if config.exists() else {}
+            if stored.get("experiment") == config_class.__name__ and not stored["run"]["seeds"]:
                 options = RunOptions(path.parent, resume=True)
                 yield stored_config(config_class, options), _read_json(path)
 

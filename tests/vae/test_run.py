@@ -198,6 +198,8 @@ def test_finished_runs_are_found_wherever_they_are(tmp_path):
     make("b/seed-2", Toy, None)
     make("a", Toy, {"kl": 2.0})
     make("c", WithTuple, {"kl": 3.0})
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "summary.json").write_text("[]")
     found = [(config.run.out, config.run.seed, summary) for config, summary in finished_runs([tmp_path], Toy)]
     assert found == [(tmp_path / "a", 7, {"kl": 2.0}), (tmp_path / "b/seed-1", 7, {"kl": 1.0})]
 
