@@ -24,7 +24,7 @@ def densities(
     dataset_size: int = 0,
 ) -> tuple[Tensor, ...]:
     """The densities asked for of checked inputs; an estimator has weights of its own."""
-    value, *mixture = align(value, loc, scale, log_weights)
+    value, *mixture = align(*_distinct(value, loc, scale, log_weights))
     # Points of a minibatch belong to encodings, one to one.
     points = value if estimator else _as_one_problem(value, mixture)
     arguments = points, *mixture, joint, marginal, _needs_gradient(value), estimator, dataset_size
@@ -38,7 +38,7 @@ def densities(
 
 def statistics(value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None) -> tuple[Tensor, ...]:
     """The joint density, perplexity and collision count of checked inputs."""
-    value, *mixture = align(value, loc, scale, log_weights)
+    value, *mixture = align(*_distinct(value, loc, scale, log_weights))
     points = _as_one_problem(value, mixture)
     log_prob, _, *others = _function(_Statistics, _EagerStatistics).apply(points, *mixture)
     if points is value:
@@ -51,6 +51,14 @@ def _as_one_problem(value: Tensor, mixture: Sequence[Tensor | None]) -> Tensor:
     if value.dim() == 2 or math.prod(batch_shape(mixture[0], *mixture)) > 1:
         return value
     return value.flatten(0, -2)[(None,) * (value.dim() - 2)]
+
+
+def _distinct(value: Tensor, *mixture: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The compiler refuses a Function of which two arguments are one tensor."""
+    if torch.compiler.is_compiling() and any(value is other for other in mixture):
+        # The other stays as it is: by it a second derivative is known and refused.
+        value = value.view_as(value)
+    return value, *mixture
 
 
 def _needs_gradient(value: Tensor) -> bool:
@@ -72,9 +80,14 @@ def _by_kind(outputs: Sequence[Tensor], asked: Sequence[bool]) -> list[list[Tens
 
 
 class _LogProb(Function):
+    # With *arguments the compiler would expect a context among them, where no gradient is needed.
     @staticmethod
-    def forward(*arguments):
-        return tuple(_ops.mixture_log_prob(*arguments))
+    def forward(value, loc, scale, log_weights, joint, marginal, with_slopes, estimator, dataset_size):
+        return tuple(
+            _ops.mixture_log_prob(
+                value, loc, scale, log_weights, joint, marginal, with_slopes, estimator, dataset_size
+            )
+        )
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -106,8 +119,8 @@ class _Statistics(Function):
     """The joint density, the same in base 2, perplexity and collision count."""
 
     @staticmethod
-    def forward(*tensors):
-        return tuple(_ops.responsibility_statistics(*tensors))
+    def forward(value, loc, scale, log_weights):
+        return tuple(_ops.responsibility_statistics(value, loc, scale, log_weights))
 
     @staticmethod
     def setup_context(ctx, inputs, output):

@@ -81,6 +81,8 @@ def cauchy_mmd(
     x, y, scales = _checks.mmd_inputs(x, y, scales, x_weights, y_weights, unbiased)
     _checks.mmd_options(method, METHODS, tolerance)
     masses = normalise(x_weights), normalise(y_weights)
+    if x is y and torch.compiler.is_compiling():
+        y = y.view_as(y)  # the compiler refuses a Function of which two arguments are one tensor
     inputs = *align(x, y, *masses), scales
     batch = batch_shape(*inputs[:4])
     # The slopes of points that batch elements share would be larger than the points.
@@ -149,9 +151,14 @@ def _function() -> type[Function]:
 
 
 class _Mmd(Function):
+    # With *arguments the compiler would expect a context among them, where no gradient is needed. The last five: whether
+    # each tensor's slopes are wanted.
     @staticmethod
-    def forward(*arguments):
-        return tuple(_ops.cauchy_mmd(*arguments[:8], arguments[8:]))
+    def forward(
+        x, y, x_masses, y_masses, scales, unbiased, method, tolerance, on_x, on_y, on_u, on_v, on_scales
+    ):
+        slopes = on_x, on_y, on_u, on_v, on_scales
+        return tuple(_ops.cauchy_mmd(x, y, x_masses, y_masses, scales, unbiased, method, tolerance, slopes))
 
     @staticmethod
     def setup_context(ctx, inputs, output):

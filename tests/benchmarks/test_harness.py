@@ -54,7 +54,9 @@ def test_contenders_take_turns():
     timed = {name: lambda name=name: turns.append(name) for name in "ab"}
     result, noise = harness.interleave(timed, rounds=2, seconds=60, clock=tick)
     assert turns[:4] == ["a", "a", "b", "b"]  # once to warm up, once to choose the number of repeats
-    assert "".join(turns[4:]) == "aabb" * noise["rounds"]  # two calls a round, for the first finds cold caches
+    assert (
+        "".join(turns[4:]) == "aabb" * noise["rounds"]
+    )  # two calls a round, for the first finds cold caches
     assert 2 <= noise["rounds"] <= 4
     assert all(result[name]["min"] <= result[name]["median"] <= result[name]["max"] for name in "ab")
 

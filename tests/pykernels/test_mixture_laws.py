@@ -111,7 +111,9 @@ def test_a_sample_of_components_may_say_anything(variant, dtype, sample):
             inputs.loc[few] = math.inf
         else:
             inputs.loc[few if sample == "far" else ~few] += 1e4
-    kept = Inputs(inputs.value, *(t[~few] for t in inputs[1:])) if sample in ("absent", "infinite") else inputs
+    kept = (
+        Inputs(inputs.value, *(t[~few] for t in inputs[1:])) if sample in ("absent", "infinite") else inputs
+    )
     for actual, expected in zip(gaussian_mixture_joint_and_marginal_log_prob(*inputs), dense(kept)):
         close(actual, expected)
     close(gaussian_mixture_log_prob(*inputs), dense(kept)[0])

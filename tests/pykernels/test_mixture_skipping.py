@@ -22,7 +22,11 @@ def dense_log_prob(value, loc, scale, log_weights=None):
 def clustered(dims, sigma, dtype=torch.float32):
     loc = torch.randn(COMPONENTS, dims, dtype=dtype)
     nearest = torch.randint(COMPONENTS, (ROWS,))
-    return loc[nearest] + sigma * torch.randn(ROWS, dims, dtype=dtype), loc, torch.full((), sigma, dtype=dtype)
+    return (
+        loc[nearest] + sigma * torch.randn(ROWS, dims, dtype=dtype),
+        loc,
+        torch.full((), sigma, dtype=dtype),
+    )
 
 
 def check(value, loc, scale, log_weights=None, rows=slice(0, None, 64)):

@@ -29,7 +29,7 @@ class Bias:
     """Estimators of the aggregate posterior: their bias against batch size, and in training beside the β-VAE."""
 
     model: str = ""
-    """Run folder of vae pinwheel or vae fashion whose encodings are measured; else those of the last training here."""
+    """Run folder of vae pinwheel, fashion or shapes whose encodings are measured; else those of the last training here."""
     num_points: int = 2048
     """Data points n of the constructed encodings."""
     latent_dim: int = 10

@@ -31,7 +31,7 @@ class Overlap:
     """Encoders of equal mutual information I(x;z), and how many data points share one z under each."""
 
     model: str = ""
-    """Run folder of vae pinwheel or vae fashion, whose trained encoder is looked at; else the pinwheel's points
+    """Run folder of vae pinwheel, fashion or shapes, whose trained encoder is looked at; else the pinwheel's points
     are their own encodings."""
     num_points: int = 400
     """Data points n."""

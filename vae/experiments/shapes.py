@@ -159,6 +159,13 @@ def build(config: Shapes, packed: Tensor) -> VAE:
     )
 
 
+def model_and_data(config: Shapes) -> tuple[VAE, Tensor]:
+    """The untrained model, and 10,000 images drawn from all."""
+    packed, _ = shapes(config.data, config.subset)
+    some = torch.randperm(len(packed), generator=torch.Generator().manual_seed(0))[:10_000]
+    return build(config, packed), unpack(packed[some])
+
+
 def build_prior(config: Shapes, packed: Tensor) -> Callable[[], Distribution]:
     if config.prior == "student-t":
         return priors.StudentT(config.latent_dim, config.df)

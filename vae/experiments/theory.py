@@ -33,7 +33,7 @@ class Theory:
     """The theorems of appendix A as tables of residuals, and rotations that change the objective."""
 
     model: str = ""
-    """Run folder of vae pinwheel or vae fashion whose trained model is checked beside random networks."""
+    """Run folder of vae pinwheel, fashion or shapes whose trained model is checked beside random networks."""
     betas: tuple[float, ...] = (0.3, 1.0, 4.0, 10.0)
     latent_dim: int = 3
     """Latent dimensions of the random networks."""
