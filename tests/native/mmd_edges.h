@@ -70,7 +70,7 @@ inline const std::vector<Edge>& edges() {
       {Kind::normal, 300, 260, 2, {}, usual, 1, 1e4, true, false, true, false, {512, 1000, 512, 3, 2}},
       {Kind::normal, 300, 260, 2, {}, usual, 1, 1e4, true, false, false, true, {512, 1000, 512, 3, 2}},
       // More tiles of pairs than half a warp has lanes.
-      {Kind::normal, 2300, 2100, 1, {}, usual, 1e6, 1, true, false, false, false, {512}},
+      {Kind::normal, 2300, 60, 1, {}, usual, 1e6, 1, true, false, false, false, {512}},
       // Batch elements after one another.
       {Kind::normal, 30, 20, 3, {2, 3}, usual, 1, 100, true, true, true, true, {512, 2, 512, 3, 2, 1 << 10}},
       {Kind::undefined, 200, 150, 3, {}, usual, 1, 1, true, false, true, true, {512}},
