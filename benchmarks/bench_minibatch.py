@@ -6,12 +6,9 @@ of its own, with the allocator that it asks for. Shapes are (B, D): a minibatch 
 What is timed is the integrand of the total correlation, [B], joint less the sum of the marginals.
 """
 
-import argparse
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +20,7 @@ from pykernels import (
     minibatch_log_prob,
 )
 
-from . import baselines, harness
+from . import baselines, command, harness
 from .harness import table
 from .problems import Problem, equal_scales
 
@@ -112,23 +109,6 @@ def text(shape: tuple[int, int]) -> str:
     return "x".join(map(str, shape))
 
 
-def run_all(quick: bool, out: Path | None) -> dict[str, Any]:
-    """The report, which is also written after every job."""
-    report: dict[str, Any] = {"quick": quick, "environment": harness.environment(), "jobs": {}}
-    for name, (allocator, _) in jobs(quick).items():
-        start = time.perf_counter()
-        arguments = ["--job", name, *(["--quick"] if quick else [])]
-        variables = harness.ALLOCATORS[allocator]
-        report["jobs"][name] = harness.run_module(
-            "benchmarks.bench_minibatch", arguments, JOB_LIMIT_S, variables
-        )
-        print(f"{time.perf_counter() - start:6.1f} s  {name}", file=sys.stderr)
-        if out:
-            harness.write_json(out, report)
-    report["ratios"] = all_ratios(report["jobs"])
-    return report
-
-
 def all_ratios(results: dict[str, Any]) -> dict[str, float]:
     """Others' times over ours, and what of the time for both densities the marginals alone take."""
     return {
@@ -137,6 +117,10 @@ def all_ratios(results: dict[str, Any]) -> dict[str, float]:
         for kind, measured in result.get("times_ms", {}).items()
         for name, ratio in harness.ratios(measured, OURS).items()
     }
+
+
+def add_ratios(report: dict[str, Any]) -> None:
+    report["ratios"] = all_ratios(report["jobs"])
 
 
 def show(report: dict[str, Any]) -> str:
@@ -157,24 +141,15 @@ def show(report: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_minibatch", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute: fewer shapes and rounds")
-    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
-    parser.add_argument("--compare", type=Path, help="fail if a ratio dropped by a quarter since this file")
-    parser.add_argument("--job", help="run this one only, in this process")
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    if options.job:
-        _, job = jobs(options.quick)[options.job]
-        harness.write_json(options.out, job())
-        return 0
-    report = run_all(options.quick, options.out)
-    print(show(report))
-    if options.out:
-        harness.write_json(options.out, report)
-    failed = any("error" in result for result in report["jobs"].values())
-    dropped = harness.compare(report, options.compare) if options.compare else 0
-    return 1 if failed or dropped else 0
+    return command.main(
+        "bench_minibatch",
+        __doc__,
+        jobs,
+        show,
+        quick="a minute: fewer shapes and rounds",
+        limit_s=JOB_LIMIT_S,
+        add_ratios=add_ratios,
+    )
 
 
 if __name__ == "__main__":

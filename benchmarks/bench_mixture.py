@@ -5,22 +5,17 @@ job runs in a process of its own, with the allocator that it asks for. Shapes ar
 dimensions. Needs `pip install -e .[bench]`: run from the project's root, Python finds the package there.
 """
 
-import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from pykernels import _launch, gaussian_mixture_log_prob
 
-from . import baselines, harness
+from . import baselines, command, harness
 from .harness import table
 from .problems import equal_scales, half_active, spread_scales
 
@@ -177,24 +172,11 @@ def jobs(quick: bool) -> dict[str, tuple[str, Callable[[], Any]]]:
     return made
 
 
-def run_all(quick: bool, out: Path | None) -> dict[str, Any]:
-    """The report, which is also written after every job."""
-    report: dict[str, Any] = {"quick": quick, "environment": harness.environment(), "jobs": {}}
-    before = fma_peaks()
-    for name, (allocator, _) in jobs(quick).items():
-        start = time.perf_counter()
-        arguments = ["--job", name, *(["--quick"] if quick else [])]
-        variables = harness.ALLOCATORS[allocator]
-        result = harness.run_module("benchmarks.bench_mixture", arguments, JOB_LIMIT_S, variables)
-        report["jobs"][name] = result
-        print(f"{time.perf_counter() - start:6.1f} s  {name}", file=sys.stderr)
-        if out:
-            harness.write_json(out, report)
-    after = fma_peaks()
+def add_ratios(report: dict[str, Any]) -> None:
+    before, after = report["fma_peak"], fma_peaks()
     report["fma_peak"] = {v: {t: max(rate, after[v][t]) for t, rate in before[v].items()} for v in before}
     report["roofline"] = rooflines(report)
     report["ratios"] = all_ratios(report["jobs"])
-    return report
 
 
 def fma_peaks() -> dict[str, dict[str, float]]:
@@ -289,26 +271,16 @@ def time_rows(results: dict[str, Any], kind: str, base: str) -> list[list[Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_mixture", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute: fewer contenders, shapes and rounds")
-    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
-    parser.add_argument("--compare", type=Path, help="fail if a ratio dropped by a quarter since this file")
-    parser.add_argument("--job", help="run this one only, in this process")
-    options = parser.parse_args()
-    if _launch.variants() == [_launch.REFERENCE]:
-        parser.error("the compiled kernels are not here: pip install -e .[bench]")
-    torch.manual_seed(0)
-    if options.job:
-        _, job = jobs(options.quick)[options.job]
-        harness.write_json(options.out, job())
-        return 0
-    report = run_all(options.quick, options.out)
-    print(show(report))
-    if options.out:
-        harness.write_json(options.out, report)
-    failed = any("error" in result for result in report["jobs"].values())
-    dropped = harness.compare(report, options.compare) if options.compare else 0
-    return 1 if failed or dropped else 0
+    return command.main(
+        "bench_mixture",
+        __doc__,
+        jobs,
+        show,
+        quick="a minute: fewer contenders, shapes and rounds",
+        limit_s=JOB_LIMIT_S,
+        begin=lambda: {"fma_peak": fma_peaks()},
+        add_ratios=add_ratios,
+    )
 
 
 if __name__ == "__main__":

@@ -6,21 +6,18 @@ the gradients, dimension-wise and of whole vectors. `--compare FILE` fails when 
 since FILE was written. Every job runs in a process of its own. Run it from the project's root; needs the extra [bench].
 """
 
-import argparse
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pykernels import _launch, cauchy_mmd, mmd
+from pykernels import cauchy_mmd, mmd
 
-from . import baselines, harness
+from . import baselines, command, harness
 from .baselines import Mmd
 from .harness import table
 
@@ -263,6 +260,10 @@ def all_ratios(results: dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def add_ratios(report: dict[str, Any]) -> None:
+    report["ratios"] = all_ratios(report["jobs"])
+
+
 def show(report: dict[str, Any]) -> str:
     """The tables of a report."""
     results = report["jobs"]
@@ -314,34 +315,15 @@ def show(report: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_mmd", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a minute: fewer contenders, sizes and rounds")
-    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
-    parser.add_argument("--compare", type=Path, help="fail if a ratio dropped by a quarter since this file")
-    parser.add_argument("--job", help="run this one only, in this process")
-    options = parser.parse_args()
-    if _launch.variants() == [_launch.REFERENCE]:
-        parser.error("the compiled kernels are not here: pip install -e .[bench]")
-    torch.manual_seed(0)
-    if options.job:
-        _, job = jobs(options.quick)[options.job]
-        harness.write_json(options.out, job())
-        return 0
-    report: dict[str, Any] = {"quick": options.quick, "environment": harness.environment(), "jobs": {}}
-    for name, (allocator, _) in jobs(options.quick).items():
-        start = time.perf_counter()
-        arguments = ["--job", name, *(["--quick"] if options.quick else [])]
-        variables = harness.ALLOCATORS[allocator]
-        result = harness.run_module("benchmarks.bench_mmd", arguments, JOB_LIMIT_S, variables)
-        report["jobs"][name] = result
-        report["ratios"] = all_ratios(report["jobs"])
-        print(f"{time.perf_counter() - start:6.1f} s  {name}", file=sys.stderr)
-        if options.out:
-            harness.write_json(options.out, report)
-    print(show(report))
-    failed = any("error" in result for result in report["jobs"].values())
-    dropped = harness.compare(report, options.compare) if options.compare else 0
-    return 1 if failed or dropped else 0
+    return command.main(
+        "bench_mmd",
+        __doc__,
+        jobs,
+        show,
+        quick="a minute: fewer contenders, sizes and rounds",
+        limit_s=JOB_LIMIT_S,
+        add_ratios=add_ratios,
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ values of all of them; and a step of 8 seeds one after another beside one of a b
 convolutions have it. Times are of the paper's Gaussian settings, 64 images a step. Run it from the project's root.
 """
 
-import argparse
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from vae.experiments.shapes import Shapes, batches
 from vae.pca import singular_values
 from vae.training import shuffled
 
-from . import ensembles, harness
+from . import command, ensembles, harness
 from .harness import table
 
 BATCH_SIZE = 64
@@ -38,6 +37,7 @@ WAYS = {
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 """Where seeds are trained; all else is timed on the CPU."""
 JOB_LIMIT_S = 600
+ENVIRONMENTS = {"default": {}, "one thread": {"OMP_NUM_THREADS": "1"}}
 
 
 def time_data(quick: bool) -> dict[str, Any]:
@@ -133,23 +133,24 @@ def effort(quick: bool) -> tuple[int, float]:
     return (3, 20.0) if quick else (9, 120.0)
 
 
-def jobs(quick: bool) -> dict[str, tuple[dict[str, str], Callable[[], Any]]]:
-    """Name -> environment variables and function, whose result is JSON.
+def jobs(quick: bool) -> command.Jobs:
+    """Name -> one of ENVIRONMENTS and function, whose result is JSON.
 
     Batching can win by what it spares in all, which one thread shows, and by keeping several threads busier.
     """
-    made: dict[str, tuple[dict[str, str], Callable[[], Any]]] = {
-        "data": ({}, partial(time_data, quick)),
-        "score": ({}, partial(time_score, quick)),
+    made: command.Jobs = {
+        "data": ("default", partial(time_data, quick)),
+        "score": ("default", partial(time_score, quick)),
     }
     for precision in PRECISIONS:
         job = partial(time_seeds, precision, quick)
-        made[f"{SEEDS} seeds, {precision}"] = {}, job
-        made[f"{SEEDS} seeds, {precision}, one thread"] = {"OMP_NUM_THREADS": "1"}, job
+        made[f"{SEEDS} seeds, {precision}"] = "default", job
+        made[f"{SEEDS} seeds, {precision}, one thread"] = "one thread", job
     return made
 
 
-def show(results: dict[str, Any]) -> str:
+def show(report: dict[str, Any]) -> str:
+    results = report["jobs"]
     rows: list[list[Any]] = []
     for job, result in results.items():
         for name, taken in result.get("seconds", {}).items():
@@ -167,28 +168,15 @@ def show(results: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_shapes", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
-    parser.add_argument("--job", help="run this one only, in this process")
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    if options.job:
-        _, job = jobs(options.quick)[options.job]
-        harness.write_json(options.out, job())
-        return 0
-    report: dict[str, Any] = {"quick": options.quick, "environment": harness.environment(), "jobs": {}}
-    for name, (variables, _) in jobs(options.quick).items():
-        start = time.perf_counter()
-        arguments = ["--job", name, *(["--quick"] if options.quick else [])]
-        report["jobs"][name] = harness.run_module(
-            "benchmarks.bench_shapes", arguments, JOB_LIMIT_S, variables
-        )
-        print(f"{time.perf_counter() - start:6.1f} s  {name}", file=sys.stderr)
-        if options.out:
-            harness.write_json(options.out, report)
-    print(show(report["jobs"]))
-    return 1 if any("error" in result for result in report["jobs"].values()) else 0
+    return command.main(
+        "bench_shapes",
+        __doc__,
+        jobs,
+        show,
+        quick="fewer rounds",
+        limit_s=JOB_LIMIT_S,
+        environments=ENVIRONMENTS,
+    )
 
 
 if __name__ == "__main__":

@@ -6,13 +6,10 @@ what precision and layout of the networks do to a step. The images are noise, wh
 process of its own, with the allocator that it asks for. Run it from the project's root.
 """
 
-import argparse
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +17,14 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pykernels import _launch, cauchy_mmd
+from pykernels import cauchy_mmd
 from vae.data.fashion import unit_interval
 from vae.experiments.fashion import Fashion, build
 from vae.model import Encoding
 from vae.objectives import decomposition
 from vae.training import shuffled, step
 
-from . import baselines, harness
+from . import baselines, command, harness
 from .harness import table
 
 Mmd = Callable[[Tensor, Tensor], Tensor]
@@ -122,7 +119,8 @@ def jobs(quick: bool) -> dict[str, tuple[str, Callable[[], Any]]]:
     return {**made, "layouts": ("default", partial(time_layouts, quick))}
 
 
-def show(results: Mapping[str, Any]) -> str:
+def show(report: Mapping[str, Any]) -> str:
+    results = report["jobs"]
     header = ["", "", "ms", "over ours", "spread"]
     rows = []
     for job, result in results.items():
@@ -143,30 +141,7 @@ def show(results: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_training", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--out", type=Path, help="write the results to this JSON file")
-    parser.add_argument("--job", help="run this one only, in this process")
-    options = parser.parse_args()
-    if _launch.variants() == [_launch.REFERENCE]:
-        parser.error("the compiled kernels are not here: pip install -e .[bench]")
-    torch.manual_seed(0)
-    if options.job:
-        _, job = jobs(options.quick)[options.job]
-        harness.write_json(options.out, job())
-        return 0
-    report: dict[str, Any] = {"quick": options.quick, "environment": harness.environment(), "jobs": {}}
-    for name, (allocator, _) in jobs(options.quick).items():
-        start = time.perf_counter()
-        arguments = ["--job", name, *(["--quick"] if options.quick else [])]
-        variables = harness.ALLOCATORS[allocator]
-        result = harness.run_module("benchmarks.bench_training", arguments, JOB_LIMIT_S, variables)
-        report["jobs"][name] = result
-        print(f"{time.perf_counter() - start:6.1f} s  {name}", file=sys.stderr)
-        if options.out:
-            harness.write_json(options.out, report)
-    print(show(report["jobs"]))
-    return 1 if any("error" in result for result in report["jobs"].values()) else 0
+    return command.main("bench_training", __doc__, jobs, show, quick="fewer rounds", limit_s=JOB_LIMIT_S)
 
 
 if __name__ == "__main__":

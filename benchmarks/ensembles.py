@@ -5,7 +5,6 @@ the gradients of their first layers, [seeds, 32, 1, 4, 4], which must agree.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from vae.experiments.shapes import Shapes, build, no_divergence
+from vae.experiments.shapes import Shapes, build
 from vae.model import VAE
-from vae.objectives import decomposition
+from vae.objectives import beta_vae
 from vae.training import step
 
 CONFIG = Shapes(prior="normal")
@@ -37,11 +36,9 @@ def one_after_another(members: list[VAE], images: Tensor, precision: str) -> Cal
     fabric = Fabric(accelerator=images.device.type, devices=1, precision=precision)
     prepared = [fabric.setup(member, optimiser(member.parameters())) for member in members]
 
-    beta_vae = partial(decomposition, alpha=0.0, beta=CONFIG.beta, divergence=no_divergence)
-
     def all_steps() -> Tensor:
         for (model, adam), x in zip(prepared, images):
-            step(model, x, beta_vae, adam, fabric)
+            step(model, x, beta_vae(CONFIG.beta), adam, fabric)
         return torch.stack([member.encoder.body[0].weight.grad for member in members])
 
     return all_steps

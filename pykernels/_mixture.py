@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import _ops
+from ._transforms import EagerApply, batch_first, first_derivatives_only, needs_gradient
 from .reference.minibatch import pair_weights
 from .reference.mixture import align, batch_shape
 from .reference.mixture_gradients import mixture_log_prob_double_backward
@@ -27,7 +28,7 @@ def densities(
     value, *mixture = align(*_distinct(value, loc, scale, log_weights))
     # Points of a minibatch belong to encodings, one to one.
     points = value if estimator else _as_one_problem(value, mixture)
-    arguments = points, *mixture, joint, marginal, _needs_gradient(value), estimator, dataset_size
+    arguments = points, *mixture, joint, marginal, needs_gradient(value), estimator, dataset_size
     outputs = _function(_LogProb, _EagerLogProb).apply(*arguments)
     found = outputs[:: len(outputs) // (joint + marginal)]
     if points is value:
@@ -59,12 +60,6 @@ def _distinct(value: Tensor, *mixture: Tensor | None) -> tuple[Tensor | None, ..
         # The other stays as it is: by it a second derivative is known and refused.
         value = value.view_as(value)
     return value, *mixture
-
-
-def _needs_gradient(value: Tensor) -> bool:
-    """Whether `value` may need one: a transform hides it."""
-    hidden = torch._C._are_functorch_transforms_active()
-    return torch.is_grad_enabled() and (value.requires_grad or hidden)
 
 
 def _function(traced: type[Function], eager: type[Function]) -> type[Function]:
@@ -111,7 +106,7 @@ class _LogProb(Function):
     @staticmethod
     def vmap(info, in_dims, *arguments):
         tensors, flags = arguments[:4], arguments[4:]
-        output = _function(_LogProb, _EagerLogProb).apply(*_batch_first(info, in_dims, tensors), *flags)
+        output = _function(_LogProb, _EagerLogProb).apply(*batch_first(info, in_dims, tensors), *flags)
         return output, (0,) * len(output)
 
 
@@ -140,7 +135,7 @@ class _Statistics(Function):
     @staticmethod
     def vmap(info, in_dims, *tensors):
         function = _function(_Statistics, _EagerStatistics)
-        return function.apply(*_batch_first(info, in_dims, tensors)), (0,) * 4
+        return function.apply(*batch_first(info, in_dims, tensors)), (0,) * 4
 
 
 def _upstream(
@@ -155,13 +150,7 @@ def _upstream(
     return constant, torch.stack((of_log, of_share), -2)
 
 
-class _Eager:
-    @classmethod
-    def apply(cls, *arguments):
-        # Function.apply first binds the arguments to a signature, for as long as a small kernel runs.
-        transformed = torch._C._are_functorch_transforms_active()
-        return (super() if transformed else super(Function, cls)).apply(*arguments)
-
+class _Eager(EagerApply):
     @staticmethod
     def jvp(ctx, *tangents):
         raise NotImplementedError(
@@ -185,18 +174,11 @@ def _gradients(
     sampling: tuple[str, int],
 ) -> tuple[Tensor | None, ...]:
     """Those of the inputs, from those of joint, marginal and statistics, and from what the forward pass saved."""
-    if _first_derivatives_only():
+    if first_derivatives_only():
         gradients = _ops.mixture_log_prob_backward(*grads[:2], *saved[2:], mask, grads[2], *sampling)
     else:
         gradients = _LogProbBackward.apply(*grads, *saved, *mask, *sampling)
     return tuple(gradient if asked else None for gradient, asked in zip(gradients, mask))
-
-
-def _first_derivatives_only() -> bool:
-    # A trace ends at first derivatives, and the compiler does not follow a Function inside a Function.
-    return torch.compiler.is_compiling() or not (
-        torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-    )
 
 
 class _LogProbBackward(Function):
@@ -228,7 +210,7 @@ class _LogProbBackward(Function):
     @staticmethod
     def vmap(info, in_dims, *arguments):
         tensors, options = arguments[:13], arguments[13:]
-        output = _LogProbBackward.apply(*_batch_first(info, in_dims, tensors), *options)
+        output = _LogProbBackward.apply(*batch_first(info, in_dims, tensors), *options)
         return output, tuple(0 if asked else None for asked in options[:4])
 
 
@@ -257,17 +239,5 @@ class _LogProbDoubleBackward(Function):
     @staticmethod
     def vmap(info, in_dims, *arguments):
         tensors, sampling = arguments[:13], arguments[13:]
-        output = _LogProbDoubleBackward.apply(*_batch_first(info, in_dims, tensors), *sampling)
+        output = _LogProbDoubleBackward.apply(*batch_first(info, in_dims, tensors), *sampling)
         return output, tuple(None if tensor is None else 0 for tensor in tensors[4:])
-
-
-def _batch_first(info, in_dims, tensors):
-    """The mapped dimension as the first batch dimension of every tensor, so that each gradient has it too."""
-    return [
-        tensor
-        if tensor is None
-        else tensor.expand(info.batch_size, *tensor.shape)
-        if dim is None
-        else tensor.movedim(dim, 0)
-        for tensor, dim in zip(tensors, in_dims)
-    ]

@@ -130,11 +130,7 @@ def aggregate_entropy(
         tensor(0.9189)
     """
     _aggregate_checks.aggregate_arguments(z, loc, estimator, dataset_size, index, log_weights, reduction)
-    if estimator == "exact":
-        log_prob = gaussian_mixture_log_prob(z, loc, scale, log_weights)
-    else:
-        log_prob = minibatch_log_prob(z, loc, scale, dataset_size, estimator).joint
-    return reduced(-log_prob, reduction)
+    return reduced(-_log_density(z, loc, scale, estimator, dataset_size, log_weights), reduction)
 
 
 def exclusive_kl(
@@ -181,9 +177,8 @@ def exclusive_kl(
     """
     _aggregate_checks.aggregate_arguments(z, loc, estimator, dataset_size, index, log_weights, reduction)
     _checks.prior_of_points(prior, loc)
-    options = {"estimator": estimator, "dataset_size": dataset_size, "log_weights": log_weights}
-    entropy = aggregate_entropy(z, loc, scale, **options, reduction="none")
-    return reduced(-entropy - prior.log_prob(z), reduction)
+    log_density = _log_density(z, loc, scale, estimator, dataset_size, log_weights)
+    return reduced(log_density - prior.log_prob(z), reduction)
 
 
 def kl_decomposition(
@@ -249,6 +244,19 @@ def kl_decomposition(
         joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size, estimator)
     own = own_log_prob(z, loc, scale, index)
     return decomposed(own, joint, marginal, prior_marginal, prior, z, reduction)
+
+
+def _log_density(
+    z: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    estimator: str,
+    dataset_size: int | None,
+    log_weights: Tensor | None,
+) -> Tensor:
+    if estimator == "exact":
+        return gaussian_mixture_log_prob(z, loc, scale, log_weights)
+    return minibatch_log_prob(z, loc, scale, dataset_size, estimator).joint
 
 
 def _prior_marginal_log_prob(prior: Distribution, z: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import _checks, _ops
+from ._transforms import EagerApply, batch_first, first_derivatives_only, needs_gradient
 from .reference.mmd import (
     DEFAULT_SCALES,
     METHODS,
@@ -86,8 +87,8 @@ def cauchy_mmd(
     inputs = *align(x, y, *masses), scales
     batch = batch_shape(*inputs[:4])
     # The slopes of points that batch elements share would be larger than the points.
-    shared = any(_needs_gradient(t) and t.shape[:-2] != batch for t in inputs[:2])
-    slopes = [not shared and _needs_gradient(t) for t in inputs]
+    shared = any(needs_gradient(t) and t.shape[:-2] != batch for t in inputs[:2])
+    slopes = [not shared and needs_gradient(t) for t in inputs]
     tolerance = default_tolerance(x.dtype) if tolerance is None else float(tolerance)
     return _function().apply(*inputs, unbiased, method, tolerance, *slopes)[0]
 
@@ -139,12 +140,6 @@ def mmd(
     return _mmd(x, y, kernel, scales.to(x), unbiased)
 
 
-def _needs_gradient(tensor: Tensor | None) -> bool:
-    """Whether it may need one: a transform hides it."""
-    hidden = torch._C._are_functorch_transforms_active()
-    return tensor is not None and torch.is_grad_enabled() and (tensor.requires_grad or hidden)
-
-
 def _function() -> type[Function]:
     # The compiler refuses a Function that defines jvp, even one that only raises.
     return _Mmd if torch.compiler.is_compiling() else _EagerMmd
@@ -175,7 +170,7 @@ class _Mmd(Function):
         mask = ctx.needs_input_grad[:5]
         slopes = [(next(given), asked) for there, asked in zip(ctx.given, mask) if there]
         slopes = [slope for slope, asked in slopes if asked]
-        if _first_derivatives_only():
+        if first_derivatives_only():
             gradients = _ops.cauchy_mmd_backward(grad, slopes, *inputs, *ctx.options, mask)
         else:
             gradients = _MmdBackward.apply(grad, *inputs, *ctx.options, *mask, *slopes)
@@ -187,30 +182,17 @@ class _Mmd(Function):
             results = [_function().apply(*one) for one in _apart(info, in_dims, arguments)]
             output = tuple(torch.stack(parts) for parts in zip(*results))
         else:
-            output = _function().apply(*_batch_first(info, in_dims, arguments[:4]), *arguments[4:])
+            output = _function().apply(*batch_first(info, in_dims, arguments[:4]), *arguments[4:])
         return output, (0,) * len(output)
 
 
-class _EagerMmd(_Mmd):
-    @classmethod
-    def apply(cls, *arguments):
-        # Function.apply first binds the arguments to a signature, for as long as a small kernel runs.
-        transformed = torch._C._are_functorch_transforms_active()
-        return (super() if transformed else super(Function, cls)).apply(*arguments)
-
+class _EagerMmd(EagerApply, _Mmd):
     @staticmethod
     def jvp(ctx, *tangents):
         raise NotImplementedError(
             "cauchy_mmd has no forward-mode derivative: use reverse mode (backward, torch.func.grad, vjp, jacrev), "
             "or pykernels.reference.cauchy_mmd, which has both"
         )
-
-
-def _first_derivatives_only() -> bool:
-    # A trace ends at first derivatives, and the compiler does not follow a Function inside a Function.
-    return torch.compiler.is_compiling() or not (
-        torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
-    )
 
 
 class _MmdBackward(Function):
@@ -242,8 +224,8 @@ class _MmdBackward(Function):
             results = [_MmdBackward.apply(*one) for one in _apart(info, in_dims, arguments)]
             output = tuple(torch.stack(parts) for parts in zip(*results))
         else:
-            tensors = _batch_first(info, in_dims[:5], arguments[:5])
-            slopes = _batch_first(info, in_dims[14:], arguments[14:])
+            tensors = batch_first(info, in_dims[:5], arguments[:5])
+            slopes = batch_first(info, in_dims[14:], arguments[14:])
             output = _MmdBackward.apply(*tensors, *arguments[5:14], *slopes)
         return output, tuple(0 if asked else None for asked in mask)
 
@@ -279,16 +261,4 @@ def _apart(info, in_dims, arguments):
     return [
         [a if dim is None else a.select(dim, index) for a, dim in zip(arguments, in_dims)]
         for index in range(info.batch_size)
-    ]
-
-
-def _batch_first(info, in_dims, tensors):
-    """The mapped dimension as the first batch dimension of every tensor, so that each gradient has it too."""
-    return [
-        tensor
-        if tensor is None
-        else tensor.expand(info.batch_size, *tensor.shape)
-        if dim is None
-        else tensor.movedim(dim, 0)
-        for tensor, dim in zip(tensors, in_dims)
     ]

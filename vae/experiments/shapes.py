@@ -7,7 +7,6 @@ anisotropic Gaussian and a Student-t prior can, so that dimensions align with th
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -24,7 +23,7 @@ from vae.data.shapes import shapes, unpack
 from vae.disentanglement import KIM_MNIH, PUBLISHED, factor_score
 from vae.model import VAE, Encoding, encode_all, evaluating
 from vae.networks import ShapesDecoder, ShapesEncoder
-from vae.objectives import decomposition
+from vae.objectives import beta_vae
 from vae.pca import singular_values
 from vae.run import RunError, RunFolder, RunOptions, finished_runs
 from vae.student_t import StudentT
@@ -132,7 +131,7 @@ def experiment(config: Shapes, folder: RunFolder, fabric: Fabric) -> dict[str, f
     train(
         model,
         shuffled(packed, batch_size, unpack),
-        partial(decomposition, alpha=0.0, beta=config.beta, divergence=no_divergence),
+        beta_vae(config.beta),
         epochs=epochs,
         lr=config.lr,
         fabric=fabric,
@@ -185,11 +184,6 @@ def build_prior(config: Shapes, packed: Tensor) -> Callable[[], Distribution]:
 def batches(packed: Tensor) -> Iterable[Tensor]:
     """In order, for evaluation."""
     return map(unpack, packed.split(1024))
-
-
-def no_divergence(prior: Distribution, encoding: Encoding) -> Tensor:
-    """The β-VAE has no divergence of q(z)."""
-    return encoding.z.new_zeros(())
 
 
 def scores(loc: Tensor, factors: Factors, prior: Distribution) -> dict[str, float]:

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from vae import divergences
 from vae.cli import main
 from vae.data.shapes import shapes as load
 from vae.data.shapes import unpack
@@ -73,9 +74,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, monkeypatch, steps, fl
             raise KeyboardInterrupt
         return original(prior, encoding)
 
-    original = shapes.no_divergence
+    original = divergences.nothing
     with monkeypatch.context() as patch:
-        patch.setattr(shapes, "no_divergence", stop)
+        patch.setattr(divergences, "nothing", stop)
         assert command(tmp_path / "run", *SHORT, *flags) == 130
     assert command(tmp_path / "run", "--resume") == 0
     for name in ("metrics.jsonl", "summary.json"):

@@ -1,0 +1,40 @@
+"""What every op's autograd functions share: eager calls, transforms, and which derivatives are asked for."""
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+
+class EagerApply:
+    """First base of a Function outside of a trace: calls it without what `Function.apply` does for transforms."""
+
+    @classmethod
+    def apply(cls, *arguments):
+        # Function.apply first binds the arguments to a signature, for as long as a small kernel runs.
+        transformed = torch._C._are_functorch_transforms_active()
+        return (super() if transformed else super(Function, cls)).apply(*arguments)
+
+
+def needs_gradient(tensor: Tensor | None) -> bool:
+    """Whether it may need one: a transform hides it."""
+    hidden = torch._C._are_functorch_transforms_active()
+    return tensor is not None and torch.is_grad_enabled() and (tensor.requires_grad or hidden)
+
+
+def first_derivatives_only() -> bool:
+    # A trace ends at first derivatives, and the compiler does not follow a Function inside a Function.
+    return torch.compiler.is_compiling() or not (
+        torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+    )
+
+
+def batch_first(info, in_dims, tensors):
+    """The mapped dimension as the first batch dimension of every tensor, so that each gradient has it too."""
+    return [
+        tensor
+        if tensor is None
+        else tensor.expand(info.batch_size, *tensor.shape)
+        if dim is None
+        else tensor.movedim(dim, 0)
+        for tensor, dim in zip(tensors, in_dims)
+    ]
