@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pykernels import info
 
-from .baselines import Formulation, chunked
+from .baselines import Formulation, chunked, dense
 from .problems import Problem
 
 Key = TypeVar("Key", bound=Hashable)
@@ -57,11 +57,11 @@ class Oracle(NamedTuple):
     gradients: tuple[Tensor, ...]
 
 
-def oracle(problem: Problem) -> Oracle:
+def oracle(problem: Problem, formulation: Formulation = dense) -> Oracle:
     count = min(len(problem.value), max(8, ORACLE_ELEMENTS // problem.loc.numel()))
     rows = torch.linspace(0, len(problem.value) - 1, count, device=problem.value.device).round().long()
     exact = problem.to(torch.float64).leaves()
-    value = chunked()(exact.value[rows], exact.loc, exact.scale)
+    value = chunked(formulation=formulation)(exact.value[rows], exact.loc, exact.scale)
     return Oracle(rows, value.detach(), torch.autograd.grad(value.sum(), exact))
 
 

@@ -51,7 +51,9 @@ def parse(config_class: Any, flags: Sequence[str], prog: str) -> Any:
 
     from vae.run import stored_config
 
-    read = partial(tyro.cli, config_class, args=flags, prog=prog)
+    # --seed and not --run.seed, wherever the field is
+    flat = (tyro.conf.OmitArgPrefixes,)
+    read = partial(tyro.cli, config_class, args=flags, prog=prog, config=flat)
     config = read()
     if stored := stored_config(config_class, config.run):
         return read(default=stored)

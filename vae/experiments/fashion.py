@@ -15,7 +15,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributions import Distribution
-from tyro.conf import OmitArgPrefixes
 
 from pykernels import cauchy_mmd
 from vae import figures, likelihoods, metrics, priors, seeds
@@ -58,7 +57,7 @@ class Fashion:
     """The settings of the paper's published code, where they differ from its text."""
     sweep: bool = False
     """Run alpha 0, 100 and 1000 with gamma 0 and 0.8, each over --seeds (0-2; 0-1 if --quick)."""
-    run: OmitArgPrefixes[RunOptions] = field(
+    run: RunOptions = field(
         default_factory=lambda: RunOptions(Path("runs/fashion"), precision="mixed")
     )
 

@@ -13,7 +13,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributions import Distribution
-from tyro.conf import OmitArgPrefixes
 
 from pykernels import DiagonalGaussianMixture, inclusive_kl
 from vae import figures, likelihoods, metrics, priors, seeds
@@ -48,7 +47,7 @@ class Pinwheel:
     """Added to the decoder's scale, which could else shrink to zero and the likelihood grow without bound."""
     compare: bool = False
     """Run (alpha, beta) = (1, 0), (0, 1) and (10, 0), each over --seeds (0-9; 0-2 if --quick)."""
-    run: OmitArgPrefixes[RunOptions] = field(default_factory=lambda: RunOptions(Path("runs/pinwheel")))
+    run: RunOptions = field(default_factory=lambda: RunOptions(Path("runs/pinwheel")))
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"epochs": 100}}
 

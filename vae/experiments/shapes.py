@@ -15,7 +15,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributions import Distribution
-from tyro.conf import OmitArgPrefixes
 
 from vae import alignment, figures, likelihoods, metrics, priors, seeds
 from vae.data.factors import Factors
@@ -80,7 +79,7 @@ class Shapes:
     over --seeds (0-4; 0-1 if --quick), and draw Figure 2."""
     figure2: tuple[str, ...] = ()
     """Run nothing, but draw Figure 2 of the finished runs in these folders, into --out."""
-    run: OmitArgPrefixes[RunOptions] = field(
+    run: RunOptions = field(
         default_factory=lambda: RunOptions(Path("runs/shapes"), precision="mixed")
     )
 
