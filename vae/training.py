@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
+from vae.capture import Replayed
 from vae.model import VAE, evaluating
 from vae.objectives import Terms
 from vae.run import RunError, RunFolder
@@ -29,30 +30,40 @@ def train(
     fabric: Fabric,
     folder: RunFolder,
     measure: Callable[[VAE], Mapping[str, float]] | None = None,
+    capture: bool = False,
 ) -> None:
     """Maximise `objective(model, batch).objective` by Adam with AMSGrad; `batches()` is called every epoch.
 
     An epoch's metrics are the means of the objective's terms over its steps, and what `measure` finds at its end.
     Continues from the folder's checkpoint where there is one, bit for bit: everything random is drawn from
     torch's global generators, whose state the checkpoint holds.
+
+    With `capture` a GPU replays the step as a CUDA graph, for which the objective must keep to what `Replayed` says.
     """
-    optimizer = torch.optim.Adam(model.parameters(), lr, betas, amsgrad=True, fused=True)
+    capture = capture and fabric.device.type == "cuda"
+    bare_optimizer = torch.optim.Adam(model.parameters(), lr, betas, amsgrad=True, fused=True)
     bare_model = model
-    model, optimizer = fabric.setup(model, optimizer)
+    model, optimizer = fabric.setup(model, bare_optimizer)
     first = 0
     if state := folder.load_checkpoint():
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["epoch"]
+    for group in bare_optimizer.param_groups:
+        group["capturable"] = capture  # also where the checkpoint is of a run on a CPU
 
+    def weighted_terms(batch: Tensor) -> Tensor:
+        terms = step(model, batch, objective, optimizer, fabric)
+        return len(batch) * torch.stack(terms).detach()
+
+    run_step = Replayed(weighted_terms) if capture else weighted_terms
     next_checkpoint = 0.0
     bar = {"desc": str(folder.path), "initial": first, "total": epochs, "unit": "epoch", "disable": None}
     for epoch in tqdm(range(first + 1, epochs + 1), **bar):
         total, count = torch.zeros(len(Terms._fields), device=fabric.device), 0
         model.train()
         for batch in batches():
-            terms = step(model, batch, objective, optimizer, fabric)
-            total += len(batch) * torch.stack(terms).detach()
+            total += run_step(batch)
             count += len(batch)
         row = dict(zip(Terms._fields, (total / count).tolist(), strict=True))
         if not math.isfinite(row["objective"]):

@@ -53,13 +53,13 @@ class Fashion:
     """Posterior draws K for each test image in the bound of the marginal likelihood."""
     data: str = ""
     """Folder of the data set's four files; else that in VAE_DATA, else that of Debian's dataset-fashion-mnist."""
+    capture: bool = True
+    """On a GPU, replay the training step as a CUDA graph."""
     paper_code: bool = False
     """The settings of the paper's published code, where they differ from its text."""
     sweep: bool = False
     """Run alpha 0, 100 and 1000 with gamma 0 and 0.8, each over --seeds (0-2; 0-1 if --quick)."""
-    run: RunOptions = field(
-        default_factory=lambda: RunOptions(Path("runs/fashion"), precision="mixed")
-    )
+    run: RunOptions = field(default_factory=lambda: RunOptions(Path("runs/fashion"), precision="mixed"))
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper_code": {"alpha": 100.0, "prior_variance": 0.05**2, "adam_beta1": 0.9, "networks": "published"},
@@ -110,6 +110,7 @@ def experiment(config: Fashion, folder: RunFolder, fabric: Fabric) -> dict[str, 
         betas=(config.adam_beta1, 0.999),
         fabric=fabric,
         folder=folder,
+        capture=config.capture,
         measure=lambda model: {
             "hoyer_test": metrics.hoyer(encode_all(model, batches(test_images)).loc).hoyer
         },

@@ -67,6 +67,8 @@ class Shapes:
     """Posterior draws K for each of those in the bound of the marginal likelihood."""
     data: str = ""
     """Folder of the published file, if you have it, and of the images in packed form; else that in VAE_DATA."""
+    capture: bool = True
+    """On a GPU, replay the training step as a CUDA graph."""
     paper_code: bool = False
     """The settings of the paper's published code, where they differ from its text. (Not its slip of taking the
     smallest ten of the images' first twenty singular values.)"""
@@ -79,9 +81,7 @@ class Shapes:
     over --seeds (0-4; 0-1 if --quick), and draw Figure 2."""
     figure2: tuple[str, ...] = ()
     """Run nothing, but draw Figure 2 of the finished runs in these folders, into --out."""
-    run: RunOptions = field(
-        default_factory=lambda: RunOptions(Path("runs/shapes"), precision="mixed")
-    )
+    run: RunOptions = field(default_factory=lambda: RunOptions(Path("runs/shapes"), precision="mixed"))
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper_code": {"lr": 5e-4, "batch_size": 64, "epochs": 20, "df": 9.0},
@@ -135,6 +135,7 @@ def experiment(config: Shapes, folder: RunFolder, fabric: Fabric) -> dict[str, f
         lr=config.lr,
         fabric=fabric,
         folder=folder,
+        capture=config.capture,
     )
     encoding = encode_all(model, batches(packed))
     drawn = torch.randperm(len(packed), generator=torch.Generator().manual_seed(0))
