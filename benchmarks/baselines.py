@@ -90,7 +90,9 @@ def keops(value: Tensor, loc: Tensor, scale: Tensor, backend: str = "auto") -> T
     z, m, inverse = LazyTensor(value[:, None, :]), LazyTensor(loc[None]), LazyTensor(scale.reciprocal()[None])
     log_scale = LazyTensor(scale.log().sum(-1)[None, :, None])
     log_prob = -0.5 * (((z - m) * inverse) ** 2).sum(-1) - log_scale
-    return log_prob.logsumexp(1, backend=backend).squeeze(-1) - (math.log(n) + 0.5 * dims * math.log(2 * math.pi))
+    return log_prob.logsumexp(1, backend=backend).squeeze(-1) - (
+        math.log(n) + 0.5 * dims * math.log(2 * math.pi)
+    )
 
 
 def dense_minibatch(estimator: str, dataset_size: int, rows: Tensor | None = None) -> Formulation:

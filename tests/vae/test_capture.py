@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.vae.test_training import Toy
 from vae.capture import WARM_UP, Replayed
 from vae.experiments import fashion, pinwheel, shapes
 from vae.model import VAE
@@ -17,9 +18,10 @@ from vae.objectives import Objective, beta_vae, decomposition
 from vae.run import RunFolder, RunOptions
 from vae.training import shuffled, single_threaded, step, train
 
-from tests.vae.test_training import Toy
-
 OPTIONS = RunOptions(Path("unused"))
+# The first two look whether a scale is negative, but not on the device "meta".
+WAITING = ("aten::normal.Tensor_Tensor", "aten::normal.float_Tensor", "aten::_local_scalar_dense")
+TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 def mlp_objective() -> tuple[VAE, Objective]:
@@ -88,10 +90,6 @@ def test_a_shape_that_does_not_last_is_not_recorded():
 class _Recordable(TorchDispatchMode):
     """Raises where a GPU would be waited for, or something be copied to it."""
 
-    # The first two look whether a scale is negative, but not on the device "meta".
-    WAITING = ("aten::normal.Tensor_Tensor", "aten::normal.float_Tensor", "aten::_local_scalar_dense")
-    TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         tensors = [t for t in tree_leaves((args, kwargs, result)) if isinstance(t, torch.Tensor)]
@@ -100,7 +98,7 @@ class _Recordable(TorchDispatchMode):
         if any(on_meta) and not func.name().startswith("pykernels::"):
             assert all(on_meta), f"{func} copies between devices"
         if any(on_meta):
-            assert func.name() not in self.WAITING and not self.TAGS & set(func.tags), f"{func} waits"
+            assert func.name() not in WAITING and not TAGS & set(func.tags), f"{func} waits"
         return result
 
 
