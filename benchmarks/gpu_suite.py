@@ -29,7 +29,17 @@ from .gpu.steps import OUT, Result, Step, run, why_not
 PYTHON = sys.executable
 WORST_START_S = 3  # with less time left no step is begun
 # Another torch may warn of other things, and a package that only some tests need may be missing.
-TOLERANT = ("-W", "default", "-p", "no:cacheprovider", "--continue-on-collection-errors")
+TOLERANT = (
+    "-W",
+    "default",
+    "-p",
+    "no:cacheprovider",
+    "--continue-on-collection-errors",
+    "-r",
+    "fE",
+    "--tb",
+    "short",
+)
 ROOMS, TOOLS = ("mixture", "mmd"), ("memcheck", "racecheck", "synccheck", "initcheck")
 PROGRAM_FOLDERS = (
     "/usr/local/cuda*/bin",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-OUTPUT = 6000  # characters kept, from the end
+OUTPUT = 12_000  # characters kept, from the end
 OUT = "{out}"  # in a command: the JSON file that it writes, as often as it likes
 EXIT_NOT_MEASURED = 3  # of a command that says why with its last line
 POLL_S = 0.2
