@@ -54,15 +54,18 @@ def run(step: Step, limit_s: float, report: Callable[[Result], None]) -> Result:
         command = [str(out) if word == OUT else word for word in step.command]
         start, seen = time.monotonic(), 0.0
         with log.open("wb") as written:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **step.variables},
-                stdin=subprocess.DEVNULL,
-                stdout=written,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            try:
+                process = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env={**os.environ, "PYTHONUNBUFFERED": "1", **step.variables},
+                    stdin=subprocess.DEVNULL,
+                    stdout=written,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except OSError as error:  # it was to be built, say
+                return {"not_measured": str(error)}
             try:
                 while process.poll() is None and time.monotonic() < start + limit_s:
                     time.sleep(POLL_S)

@@ -127,14 +127,18 @@ def jobs(what: str) -> dict[str, Callable[[], dict[str, Any]]]:
             "pinwheel": partial(quick_run, pinwheel, pinwheel.Pinwheel),
             "fashion": partial(quick_run, fashion, fashion.Fashion),
         }
-    made: dict[str, Callable[[], dict[str, Any]]] = {}
-    for experiment in EXPERIMENTS:
-        for precision in PRECISIONS:
-            for capture in (False, True):
-                name = f"{experiment}, {precision}, {'CUDA graph' if capture else 'calls'}"
-                made[name] = partial(time_steps, experiment, precision, capture)
-    return made | {
-        f"{SEEDS} seeds, {way}": partial(time_seeds, way) for way in ("one after another", "grouped")
+    # Recordings last: one that fails may spoil what comes after it.
+    seeds = {f"{SEEDS} seeds, {way}": partial(time_seeds, way) for way in ("one after another", "grouped")}
+    return {**step_jobs(False), **seeds, **step_jobs(True)}
+
+
+def step_jobs(capture: bool) -> dict[str, Callable[[], dict[str, Any]]]:
+    return {
+        f"{experiment}, {precision}, {'CUDA graph' if capture else 'calls'}": partial(
+            time_steps, experiment, precision, capture
+        )
+        for experiment in EXPERIMENTS
+        for precision in PRECISIONS
     }
 
 

@@ -80,7 +80,11 @@ def build_program(folder: Path, room: str, architecture: str) -> int:
 
 def run_program(folder: Path, room: str, tool: str | None) -> int:
     """The worst exit status; nothing stops at the first problem."""
+    program = folder / room / "plain"
     before, environment, problems = [], dict(os.environ), PLAIN
+    if not program.exists():
+        print(f"{program} is not built")
+        return NOT_HERE
     if tool:
         if not shutil.which("compute-sanitizer"):
             print("compute-sanitizer was not found")
@@ -92,7 +96,7 @@ def run_program(folder: Path, room: str, tool: str | None) -> int:
         environment["SELFTEST_FRESH_WORKSPACE"] = "1"
     worst = 0
     for arguments in problems[room]:
-        command = [*before, str(folder / room / "plain"), "cuda", *map(str, arguments)]
+        command = [*before, str(program), "cuda", *map(str, arguments)]
         print("+", *command[len(before) :], flush=True)
         status = subprocess.run(command, check=False, env=environment).returncode
         worst = max(worst, abs(status))

@@ -30,8 +30,12 @@ def test_the_mirror_has_the_fields_that_variants_have(tmp_path, room):
 def test_without_its_tools_it_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpu.build_program(tmp_path, "mmd", "sm_90") == gpu.NOT_HERE
+    assert gpu.run_program(tmp_path, "mmd", None) == gpu.NOT_HERE
+    (tmp_path / "mmd").mkdir()
+    (tmp_path / "mmd" / "plain").touch()
     assert gpu.run_program(tmp_path, "mmd", "memcheck") == gpu.NOT_HERE
     assert capsys.readouterr().out.splitlines() == [
         "the programs cannot be built without nvcc",
+        f"{tmp_path}/mmd/plain is not built",
         "compute-sanitizer was not found",
     ]

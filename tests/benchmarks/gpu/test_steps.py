@@ -36,6 +36,11 @@ def test_the_last_line_says_why(status, key):
     assert result[key] == "because" and result["exit_code"] == status
 
 
+def test_a_program_that_is_not_there():
+    result = run(Step("x", 1, ("/no/such/program",)), 1, lambda partial: None)
+    assert "/no/such/program" in result["not_measured"]
+
+
 def test_needs():
     assert why_not(Step("x", 1, (), ("gpu", ".json", "sh")), None) is None
     assert why_not(Step("x", 1, (), ("gpu",)), "no GPU") == "no GPU"
