@@ -53,6 +53,9 @@ def module(name: str, *arguments: str) -> tuple[str, ...]:
     return PYTHON, "-m", name, *arguments
 
 
+MACHINE = Step("machine", 60, module("benchmarks.gpu.machine", "--out", OUT))
+
+
 def stages(folder: Path) -> list[list[Step]]:
     """In the order of what is worth most. `folder` holds the programs."""
     selftest, ceilings = str(folder / "selftest"), str(folder / "ceilings")
@@ -110,7 +113,7 @@ def _find_programs() -> None:
 class Suite:
     """The steps' results so far, in a file."""
 
-    def __init__(self, path: Path, minutes: float):
+    def __init__(self, path: Path, minutes: float, planned: list[list[Step]]):
         self._path, self._end = path, time.monotonic() + 60 * minutes
         self._lock = threading.Lock()
         self.found: dict[str, Any] = {
@@ -118,7 +121,11 @@ class Suite:
             "git": _git(),
             "minutes": minutes,
             "device": None,
-            "steps": {},
+            "steps": {
+                step.name: {"not_measured": "not reached"}
+                for stage in [[MACHINE], *planned]
+                for step in stage
+            },
         }
 
     def put(self, name: str, result: Result) -> None:
@@ -143,8 +150,7 @@ class Suite:
     def look(self) -> None:
         """What machine this is."""
         self.found["no_gpu"] = None
-        step = Step("machine", 60, module("benchmarks.gpu.machine", "--out", OUT))
-        result = self.run(step)
+        result = self.run(MACHINE)
         self.found["no_gpu"] = result.get("error") or result.get("no_gpu")
         self.found["device"] = result.get("device") or self.found["no_gpu"]
 
@@ -174,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
                 for step in stage:
                     print(f"{number:3}  {step.limit_s:4.0f} s  {step.name}")
             return 0
-        suite = Suite(options.out, options.minutes)
+        suite = Suite(options.out, options.minutes, planned)
         suite.look()
         for stage in planned:
             with ThreadPoolExecutor(len(stage)) as pool:
