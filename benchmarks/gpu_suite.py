@@ -30,15 +30,8 @@ PYTHON = sys.executable
 WORST_START_S = 3  # with less time left no step is begun
 # Another torch may warn of other things, and a package that only some tests need may be missing.
 TOLERANT = (
-    "-W",
-    "default",
-    "-p",
-    "no:cacheprovider",
-    "--continue-on-collection-errors",
-    "-r",
-    "fE",
-    "--tb",
-    "short",
+    *("-W", "default", "-p", "no:cacheprovider", "-p", "no:benchmark", "--continue-on-collection-errors"),
+    *("-r", "fE", "--tb", "short"),
 )
 ROOMS, TOOLS = ("mixture", "mmd"), ("memcheck", "racecheck", "synccheck", "initcheck")
 PROGRAM_FOLDERS = (
@@ -65,16 +58,16 @@ def stages(folder: Path) -> list[list[Step]]:
         Step("build", 240, (PYTHON, "setup.py", "build_ext", "--inplace"), ("gpu", "nvcc", "cmake", "ninja")),
         Step("build ceilings", 60, compile_ceilings(ceilings), ("gpu", "nvcc")),
     ]
-    check: list[Step] = [Step("GPU tests", 180, tests, ("gpu", ".pytest"), {"OMP_NUM_THREADS": "2"})]
+    check: list[Step] = [Step("GPU tests", 150, tests, ("gpu", ".pytest"), {"OMP_NUM_THREADS": "2"})]
     for room in ROOMS:
         program = module("tests.native.gpu", "build", selftest, room)
         build.append(Step(f"build self-test, {room}", 240, program, ("gpu", "nvcc", "g++")))
         program = module("tests.native.gpu", "run", selftest, room)
         check.append(Step(f"self-test, {room}", 60, program, gpu))
         for tool in TOOLS:
-            check.append(Step(f"{tool}, {room}", 180, (*program, tool), ("gpu", "compute-sanitizer")))
-    check.append(Step("warm up torch.compile", 180, ops("torch.compile", "--warm-up"), gpu))
-    check.append(Step("warm up KeOps", 180, ops("KeOps", "--warm-up"), keops_needs, keops_variables))
+            check.append(Step(f"{tool}, {room}", 150, (*program, tool), ("gpu", "compute-sanitizer")))
+    check.append(Step("warm up torch.compile", 150, ops("torch.compile", "--warm-up"), gpu))
+    check.append(Step("warm up KeOps", 150, ops("KeOps", "--warm-up"), keops_needs, keops_variables))
     return [
         build,
         [Step("what is built", 30, module("pykernels.info"))],
@@ -82,10 +75,10 @@ def stages(folder: Path) -> list[list[Step]]:
         [Step("ceilings", 30, (ceilings,), gpu)],
         [Step("joint", 75, ops("joint"), gpu)],
         [Step("MMD", 45, ops("MMD"), gpu)],
-        [Step("counters", 75, module("benchmarks.gpu.counters", "--out", OUT), ("gpu", "ncu"))],
-        [Step("training steps", 60, module("benchmarks.gpu.training", "steps", "--out", OUT), gpu)],
         [Step("torch.compile", 75, ops("torch.compile"), gpu)],
         [Step("KeOps", 60, ops("KeOps"), keops_needs, keops_variables)],
+        [Step("counters", 75, module("benchmarks.gpu.counters", "--out", OUT), ("gpu", "ncu"))],
+        [Step("training steps", 60, module("benchmarks.gpu.training", "steps", "--out", OUT), gpu)],
         [Step("others", 75, ops("others"), gpu)],
         [Step("training runs", 120, module("benchmarks.gpu.training", "runs", "--out", OUT), gpu)],
     ]

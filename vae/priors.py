@@ -24,7 +24,7 @@ class _Normal(Normal):
     """torch's own `sample` looks whether a scale is negative, for which a GPU would have to be waited for."""
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         return self.rsample(sample_shape)
 
 

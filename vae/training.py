@@ -49,10 +49,11 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["epoch"]
-    for group in bare_optimizer.param_groups:
-        group["capturable"] = capture  # also where the checkpoint is of a run on a CPU
 
     def weighted_terms(batch: Tensor) -> Tensor:
+        # Without it torch refuses to record the optimiser, and with it warns of every other step.
+        for group in bare_optimizer.param_groups:
+            group["capturable"] = capture and torch.cuda.is_current_stream_capturing()
         terms = step(model, batch, objective, optimizer, fabric)
         return len(batch) * torch.stack(terms).detach()
 

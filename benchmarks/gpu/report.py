@@ -76,7 +76,7 @@ def times_table(steps: dict[str, Result], ceilings: dict[str, float] | None) -> 
 def over_floor(
     found: dict[str, Any], name: str, least: list[float], ceilings: dict[str, float] | None
 ) -> list[float | None]:
-    costs = found.get("costs", {}).get(name)
+    costs = found.get("costs", {}).get(name.removesuffix(", CUDA graph"))
     if not costs or not ceilings:
         return [None, None]
     seconds = [floors.Cost(*costs[kind]).seconds(ceilings) for kind in ("forward", "both")]

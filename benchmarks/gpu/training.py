@@ -65,10 +65,11 @@ def time_steps(experiment: str, precision: str, capture: bool) -> dict[str, floa
     bare_model, objective, data, prepare, batch_size = parts()
     fabric = Fabric(accelerator=DEVICE.type, devices=1, precision=PRECISIONS[precision])
     bare_model = bare_model.to(DEVICE)
-    adam = torch.optim.Adam(bare_model.parameters(), 1e-4, amsgrad=True, fused=True, capturable=capture)
+    adam = torch.optim.Adam(bare_model.parameters(), 1e-4, amsgrad=True, fused=True)
     model, optimizer = fabric.setup(bare_model, adam)
 
     def one(batch: Tensor) -> Tensor:
+        adam.param_groups[0]["capturable"] = capture and torch.cuda.is_current_stream_capturing()
         return torch.stack(step(model, batch, objective, optimizer, fabric)).detach()
 
     run = Replayed(one) if capture else one

@@ -63,7 +63,7 @@ def test_with_a_gpu_everything_is_tried_until_the_time_is_over(tmp_path, monkeyp
     before = names()[: names().index("MMD") + 1]
     assert {name for name, _ in begun} == {"machine", *before}
     assert all(limit_s <= 60 for _, limit_s in begun)
-    assert found["counters"]["not_measured"] == "the 1 minutes are over"
+    assert found["torch.compile"]["not_measured"] == "the 1 minutes are over"
     assert "exponentials" in capsys.readouterr().out
 
 
