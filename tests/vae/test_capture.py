@@ -54,6 +54,20 @@ def test_replayed_steps_are_the_same_steps():
         assert all(a.equal(b) for a, b in zip(left, right, strict=True))
 
 
+def test_a_cpu_trains_by_calls(tmp_path):
+    rows = []
+    for capture in (False, True):
+        torch.manual_seed(0)
+        model, objective = mlp_objective()
+        folder = RunFolder(Toy(RunOptions(tmp_path / str(capture))))
+        fabric = Fabric(accelerator="cpu", devices=1)
+        options = {"epochs": 2, "lr": 1e-2, "fabric": fabric, "folder": folder, "capture": capture}
+        with single_threaded():
+            train(model, shuffled(torch.randn(40, 2), 8), objective, **options)
+        rows.append(folder.rows())
+    assert rows[0] == rows[1]
+
+
 def test_what_is_called_and_what_is_replayed():
     called, replays = [], []
 
