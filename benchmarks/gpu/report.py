@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from ..output import table
-from . import floors
+from . import floors, goals
 from .steps import Result
 
 OURS = "ours"
@@ -28,6 +28,7 @@ def show(report: dict[str, Any]) -> str:
         ("Operators: milliseconds, over ours, over the floor", times_table(steps, ceilings)),
         ("Kernels: counted for a unit, and predicted; shares in per cent", kernel_table(steps)),
         ("Training", training_table(steps)),
+        ("Goals", table(["", "", "to be", "is it"], list(goals.rows(steps, ceilings)))),
         ("Steps", steps_table(steps)),
     ]
     return "\n\n".join(f"{title}\n{text}".rstrip() for title, text in parts if text or "Machine" in title)
@@ -116,5 +117,7 @@ def outcome(result: Result) -> str:
         return f"not measured: {result['not_measured']}"
     if "error" in result:
         return f"FAILED: {result['error'][:150]}"
-    last = result.get("output", "").splitlines()
-    return "ok" + (f": {last[-1][:100]}" if last and "cases" not in result else "")
+    last = (result.get("output", "").splitlines() or [""])[-1]
+    if " skipped" in last and " passed" not in last:  # of tests
+        return f"not measured: {last}"
+    return "ok" + (f": {last[:100]}" if last and "cases" not in result else "")

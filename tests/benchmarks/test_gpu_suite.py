@@ -1,4 +1,5 @@
 import json
+import re
 import time
 from pathlib import Path
 
@@ -93,11 +94,22 @@ def test_a_report_of_everything():
         },
         "training runs": {"runs": {"pinwheel": {"seconds": 3.0}, "fashion": {"not_measured": "no data"}}},
         "self-test": {"error": "ended after 60 s"},
+        "GPU tests": {"output": "...\n880 skipped in 47.65s"},
     }
     text = report.show({"device": "a GPU", "steps": found})
     row = next(line for line in text.splitlines() if line.startswith("joint n=5") and "1e-06" in line)
     assert row.split()[-9:] == ["2", "2", "1", "1", "2", "1", "1e-06", "1e-05", "3"]
-    for part in ("A REPEAT", "no compiler", "broken", "27.4", "1.9", "no data", "ended after 60 s"):
+    assert re.search(r"KeOps +5 +not measured", text) and re.search(r"other bits +1 +0 +NO", text)
+    for part in (
+        "A REPEAT",
+        "no compiler",
+        "broken",
+        "27.4",
+        "1.9",
+        "no data",
+        "ended after 60 s",
+        "not measured: 880 skipped",
+    ):
         assert part in text
 
 

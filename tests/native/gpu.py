@@ -18,13 +18,14 @@ from pathlib import Path
 from tests.native import build
 
 ROOMS = ("mixture", "mmd")
-# Mode, first and last problem, seed, as the programs take them. Under a tool, which is slow, each call is made once.
+# Mode, first and last problem, seed, as the programs take them. Under a tool, which is slow, each call is made once, and
+# in parts, so that one that is ended leaves some of them.
 PLAIN = {
     "mixture": (("check", 0, 250, 1), ("threads", 1, 2, 2)),
     "mmd": (("check", 1000, 2000, 1), ("check", 0, 60, 1), ("threads", 1, 3, 2)),
 }
 UNDER_TOOLS = {
-    "mixture": (("once", 0, 110, 2),),
+    "mixture": (("once", 0, 47, 2), ("once", 47, 94, 2), ("once", 94, 110, 2)),
     "mmd": (("once", 1000, 2000, 2), ("once", 0, 20, 2)),
 }
 TOOLS = {
