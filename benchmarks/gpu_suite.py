@@ -11,6 +11,7 @@ without a GPU that is nearly all. Run it from the project's root.
 import argparse
 import glob
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -108,7 +109,7 @@ class Suite:
 
     def __init__(self, path: Path, minutes: float, planned: list[list[Step]]):
         self._path, self._end = path, time.monotonic() + 60 * minutes
-        self._lock = threading.Lock()
+        self._lock, self.stop = threading.Lock(), threading.Event()
         self.found: dict[str, Any] = {
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "git": _git(),
@@ -130,11 +131,14 @@ class Suite:
         left = self._end - time.monotonic()
         if why := why_not(step, self.found["no_gpu"]):
             result: Result = {"not_measured": why}
+        elif self.stop.is_set():
+            result = {"not_measured": "stopped"}
         elif left < WORST_START_S:
             result = {"not_measured": f"the {self.found['minutes']:g} minutes are over"}
         else:
             print(f"{step.name} ...", file=sys.stderr, flush=True)
-            result = run(step, min(step.limit_s, left), lambda partial: self.put(step.name, partial))
+            limit_s = min(step.limit_s, left)
+            result = run(step, limit_s, lambda partial: self.put(step.name, partial), self.stop.is_set)
         result["limit_s"] = step.limit_s
         self.put(step.name, result)
         print(f"{step.name}: {report.outcome(result)}", file=sys.stderr, flush=True)
@@ -177,10 +181,15 @@ def main(arguments: list[str] | None = None) -> int:
         suite.look()
         for stage in planned:
             with ThreadPoolExecutor(len(stage)) as pool:
-                list(pool.map(suite.run, stage))
+                try:
+                    list(pool.map(suite.run, stage))
+                except KeyboardInterrupt:
+                    suite.stop.set()
+                    raise
     print(report.show(suite.found))
     return 1 if any("error" in result for result in suite.found["steps"].values()) else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no step is left running
     sys.exit(main())

@@ -45,10 +45,15 @@ def why_not(step: Step, no_gpu: str | None) -> str | None:
     return None
 
 
-def run(step: Step, limit_s: float, report: Callable[[Result], None]) -> Result:
+def run(
+    step: Step,
+    limit_s: float,
+    report: Callable[[Result], None],
+    stopped: Callable[[], bool] = lambda: False,
+) -> Result:
     """Its result: what it wrote to {out}, its exit code, the end of its output, seconds; "not_measured" or "error": why
-    there is no more. `report` is given it as far as it has come, whenever that file changes. All that the step started
-    ends with it."""
+    there is no more. `report` is given it as far as it has come, whenever that file changes; `stopped` is asked whether
+    to end it. All that the step started ends with it."""
     with tempfile.TemporaryDirectory() as folder:
         out, log = Path(folder, "result.json"), Path(folder, "log")
         command = [str(out) if word == OUT else word for word in step.command]
@@ -67,7 +72,7 @@ def run(step: Step, limit_s: float, report: Callable[[Result], None]) -> Result:
             except OSError as error:  # it was to be built, say
                 return {"not_measured": str(error)}
             try:
-                while process.poll() is None and time.monotonic() < start + limit_s:
+                while process.poll() is None and time.monotonic() < start + limit_s and not stopped():
                     time.sleep(POLL_S)
                     if out.exists() and (changed := out.stat().st_mtime) > seen:
                         seen = changed
@@ -80,7 +85,7 @@ def run(step: Step, limit_s: float, report: Callable[[Result], None]) -> Result:
         output = log.read_text(errors="replace").strip()
     lines = output.splitlines() or [f"exit code {process.returncode}"]
     if ended:
-        result["error"] = f"ended after {limit_s:.0f} s"
+        result["error"] = "stopped" if stopped() else f"ended after {limit_s:.0f} s"
     elif process.returncode == EXIT_NOT_MEASURED:
         return {**result, "not_measured": lines[-1]}
     elif process.returncode:

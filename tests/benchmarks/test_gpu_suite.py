@@ -22,7 +22,7 @@ def _no_links(monkeypatch):
 def test_without_a_gpu_every_step_is_marked(tmp_path, monkeypatch, capsys):
     """As it runs where there is none, but for what needs none, which takes seconds."""
 
-    def run(step, limit_s, tell):
+    def run(step, limit_s, tell, stopped):
         assert "gpu" not in step.needs
         return {"no_gpu": "no GPU here", "seconds": 1.0, "exit_code": 0, "output": "done"}
 
@@ -47,7 +47,7 @@ def test_all_steps_are_listed(capsys):
 def test_with_a_gpu_everything_is_tried_until_the_time_is_over(tmp_path, monkeypatch, capsys):
     begun = []
 
-    def run(step, limit_s, tell):
+    def run(step, limit_s, tell, stopped):
         begun.append((step.name, limit_s))
         tell({"so far": 1, "unfinished": True})
         if step.name == "MMD":

@@ -30,6 +30,13 @@ def test_a_step_that_takes_too_long_keeps_what_it_found(tmp_path):
     assert not late.exists()  # what it started is gone with it
 
 
+def test_a_step_is_ended_when_the_suite_is(tmp_path):
+    begun = tmp_path / "begun"
+    code = f"from pathlib import Path; import time; Path({str(begun)!r}).touch(); time.sleep(60)"
+    result = run(Step("x", 30, (sys.executable, "-c", code)), 30, lambda partial: None, begun.exists)
+    assert result["error"] == "stopped" and result["seconds"] < 20
+
+
 @pytest.mark.parametrize(("status", "key"), [(1, "error"), (EXIT_NOT_MEASURED, "not_measured")])
 def test_the_last_line_says_why(status, key):
     result, _ = python(f"print('first'); print('because'); raise SystemExit({status})")
