@@ -31,6 +31,8 @@ class VAE(nn.Module):
     likelihood: the decoder's output -> the torch distribution p(x|z), with log_prob of shape [B].
     """
 
+    prior: Callable[[], Any]  # of a distribution, each of which has attributes of its own
+
     def __init__(
         self,
         encoder: nn.Module,
