@@ -113,6 +113,7 @@ class Sparse(nn.Module):
 
     def forward(self) -> Distribution:
         components = Normal(torch.zeros_like(self.scale), self.scale, validate_args=False)
+        factors: Distribution
         if self.is_normal:
             factors = Normal(components.loc[:, 0], components.scale[:, 0], validate_args=False)
         else:

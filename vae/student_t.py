@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-import numpy
 import scipy.special
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Normal, register_kl
 from torch.distributions import StudentT as TorchStudentT
@@ -35,16 +36,17 @@ class StudentT(TorchStudentT):
         below = self._by_scipy(_lower_normal, -standardised.abs())
         return -standardised.sign() * below
 
-    def _by_scipy(self, function: Callable[..., numpy.ndarray], argument: Tensor) -> Tensor:
+    def _by_scipy(self, function: Callable[..., Any], argument: Tensor) -> Tensor:
         df, value = (item.detach().double().cpu().numpy() for item in (self.df, argument))
         return torch.as_tensor(function(df, value)).to(argument)
 
 
-def _lower_normal(df: numpy.ndarray, value: numpy.ndarray) -> numpy.ndarray:
-    return scipy.special.ndtri(scipy.special.stdtr(df, value))
+def _lower_normal(df: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
+    result: NDArray[Any] = scipy.special.ndtri(scipy.special.stdtr(df, value))
+    return result
 
 
-@register_kl(Normal, StudentT)
+@register_kl(Normal, StudentT)  # type: ignore[untyped-decorator]
 def _kl_normal_student_t(p: Normal, q: StudentT) -> Tensor:
     """−H[p] − E_p[log q], the second by quadrature.
 
@@ -56,4 +58,5 @@ def _kl_normal_student_t(p: Normal, q: StudentT) -> Tensor:
     tail = (weights * torch.log1p(standardised.square() / q.df.unsqueeze(-1))).sum(-1)
     df = q.df.double()  # float32 would lose what large df have in common
     log_normaliser = torch.lgamma(0.5 * (df + 1)) - torch.lgamma(0.5 * df) - 0.5 * (math.pi * df).log()
-    return 0.5 * (q.df + 1) * tail - log_normaliser.to(p.loc) + q.scale.log() - p.entropy()
+    result: Tensor = 0.5 * (q.df + 1) * tail - log_normaliser.to(p.loc) + q.scale.log() - p.entropy()
+    return result

@@ -1,8 +1,9 @@
 """What the hot loops cost, held to numbers: a change that makes one slower by counting fails here, without a GPU.
 
 The unit of a count is a pair of a row and a component, for `per_dim` a pair in one dimension, for marginals one
-exponential; of the MMD, in one dimension, a point, a pair of points or a pair of nodes. A loop is known by its multiply-adds per unit: the multiplied-out form has two per dimension, the accurate
-one has one, a subtraction and a multiplication.
+exponential; of the MMD, in one dimension, a point, a pair of points or a pair of nodes. A loop is known by
+its multiply-adds per unit: the multiplied-out form has two per dimension, the accurate one has one, a subtraction and a
+multiplication.
 """
 
 import shutil
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = "-gencode=arch=compute_80,code=sm_90"  # as CMakeLists.txt has it for all architectures
 SOURCES = ("core/cuda_device.cu", "mixture/mixture_cuda.cu", "mmd/mmd_cuda.cu")
 
-# kernel, form, units in a round of the loop, multiply-adds per unit, least additions per unit, most instructions per unit
+# kernel, form, units in a round of the loop; per unit multiply-adds, least additions, most instructions
 LOOPS = [
     # A quarter of an instruction is for sums by tiles, which round less than one long sum.
     ("forward_joint<float, 10, 4, 1, false>", "fast", 16, 20, 0, 27.4),
