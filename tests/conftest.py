@@ -13,8 +13,8 @@ from tests import emulated
 
 _NOT_BUILT = "compiled"
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as there are cores: threads of each would only wait
-    torch.set_num_threads(1)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # as many processes as there are cores run: threads of each would only wait
 
 
 def _variants() -> list[str]:
