@@ -1,4 +1,4 @@
-"""Builds pykernels._C with CMake and Ninja. Without a C++ compiler the package still installs, and runs on its reference."""
+"""Builds pykernels._C with CMake and Ninja. Without a C++ compiler the package installs, and runs on its reference."""
 
 import os
 import shutil

@@ -5,8 +5,9 @@ import functools
 import itertools
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ except ImportError as error:
 REFERENCE = "reference"
 CUDA = "cuda"
 EMULATED = "emulated"  # the CUDA kernels on the CPU, in a build for tests
-# Half inputs come converted, on GPUs too: that moves some ten bytes for each of (n + B) D numbers, against more than two
+# Half inputs come converted, on GPUs too: that moves ten bytes for each of (n + B) D numbers, against more than two
 # instructions for each of n B D.
 _DTYPES = {torch.float32: 0, torch.float64: 1}
 
@@ -146,15 +147,15 @@ def responsibility_statistics(
     outputs = new_statistics(value, batch)
     if 0 in batch or value.shape[-2] == 0:
         return outputs
-    log_prob, log2, *others = (output.data_ptr() for output in outputs)
+    addresses = [output.data_ptr() for output in outputs]
     _C.mixture_log_prob(
         _DTYPES[value.dtype],
         shape,
         *_addresses(value, loc, scale, log_weights, shape),
         None,
-        *(log_prob, log2, 0),
+        *(*addresses[:2], 0),
         *(0, 0, 0),
-        *others,
+        *addresses[2:],
         variant,
         *_place(value),
     )
@@ -191,14 +192,16 @@ def mixture_log_prob_backward(
     grad_statistics: Tensor | None = None,
     estimator: str = "",
     dataset_size: int = 0,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    inputs = value, loc, scale, log_weights
+) -> tuple[Tensor, ...]:
+    inputs: Any = value, loc, scale, log_weights
     variant = variant_for(value) if grad_statistics is None else _statistics_variant(value)
     pairs = _pairs(loc, estimator, dataset_size)
+    grads = grad_joint, grad_marginal, grad_statistics
+    densities = joint_log2, marginal_log2  # in nats, where the reference left them
     if variant == REFERENCE:
-        grads = grad_joint, grad_marginal, grad_statistics
-        densities = joint_log2, marginal_log2  # in nats, as the reference left them
-        gradients = _reference_backward(*grads, *densities, *inputs, output_mask, pairs)
+        gradients = _reference_backward(
+            *grads, *densities, value, loc, scale, log_weights, output_mask, pairs
+        )
         return tuple(value.new_empty(0) if gradient is None else gradient for gradient in gradients)
     batch, shape = _sizes(*inputs)
     nothing_to_do = 0 in batch or shape[-3] == 0
@@ -207,23 +210,15 @@ def mixture_log_prob_backward(
     if nothing_to_do:
         return outputs
     # Held until the call returns: a temporary's memory would be handed to the next tensor.
-    by_row = (
-        joint_log2,
-        marginal_log2,
-        joint_slope,
-        marginal_slope,
-        grad_joint,
-        grad_marginal,
-        grad_statistics,
-    )
-    by_row = [t if t is None else t.contiguous() for t in by_row]
+    by_row = [t if t is None else t.contiguous() for t in (*densities, joint_slope, marginal_slope, *grads)]
+    of_value, of_loc, of_scale, of_weights = (t if asked else None for t, asked in zip(outputs, output_mask))
     _C.mixture_log_prob_backward(
         _DTYPES[value.dtype],
         shape,
-        *_addresses(*inputs, shape),
+        *_addresses(value, loc, scale, log_weights, shape),
         pairs,
         *(0 if t is None else t.data_ptr() for t in by_row),
-        *_addresses(*(out if asked else None for out, asked in zip(outputs, output_mask)), shape),
+        *_addresses(of_value, of_loc, of_scale, of_weights, shape),
         variant,
         *_place(value),
     )
@@ -247,7 +242,7 @@ def _place(value: Tensor) -> tuple[int, int, int, Callable[[int], int] | None]:
     """Threads; device, stream, and memory there, kept until the call that takes it is over."""
     if value.is_cpu:
         return torch.get_num_threads(), 0, 0, None
-    held = []
+    held: list[Tensor] = []
 
     def allocate(size: int) -> int:
         held.append(value.new_empty(size, dtype=torch.uint8))
@@ -299,10 +294,12 @@ def cauchy_mmd(
     tolerance: float,
     slopes_mask: list[bool],
 ) -> list[Tensor]:
-    inputs = x, y, x_masses, y_masses, scales
+    inputs: Any = x, y, x_masses, y_masses, scales
     by_kernel, by_reference = _kernel_gives(x, scales, method, slopes_mask)
     if not by_kernel:
-        value, slopes = _reference_mmd(*inputs, unbiased, method, tolerance, slopes_mask)
+        value, slopes = _reference_mmd(
+            x, y, x_masses, y_masses, scales, unbiased, method, tolerance, slopes_mask
+        )
         return [value, *(slope.contiguous() for slope in slopes if slope is not None)]
     batch = _mmd_batch_shape(*inputs[:4])
     value, of_points = x.new_empty(batch), new_slopes(batch, inputs, [*slopes_mask[:2], False, False, False])
@@ -328,10 +325,10 @@ def cauchy_mmd(
             variant_for(x),
             *_place(x),
         )
-    others = []
+    others: Sequence[Tensor | None] = []
     if by_reference:
-        mask = False, False, *slopes_mask[2:]
-        _, others = _reference_mmd(*inputs, unbiased, method, tolerance, mask)
+        mask = [False, False, *slopes_mask[2:]]
+        _, others = _reference_mmd(x, y, x_masses, y_masses, scales, unbiased, method, tolerance, mask)
     return [value, *of_points, *(slope.contiguous() for slope in others if slope is not None)]
 
 
@@ -342,7 +339,7 @@ def _kernel_gives(x: Tensor, scales: Tensor, method: str, slopes_mask: list[bool
     return by_kernel, by_kernel and any(slopes_mask[2:])
 
 
-def new_slopes(batch: tuple[int, ...], inputs: tuple[Tensor | None, ...], mask: list[bool]) -> list[Tensor]:
+def new_slopes(batch: tuple[int, ...], inputs: Sequence[Any], mask: list[bool]) -> list[Tensor]:
     """For each input of an MMD asked for, the derivative of every batch element's value."""
     own = 2, 2, 1, 1, 1
     return [
@@ -364,8 +361,8 @@ def cauchy_mmd_backward(
     method: str,
     tolerance: float,
     output_mask: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    inputs = x, y, x_masses, y_masses, scales
+) -> tuple[Tensor, ...]:
+    inputs: Any = x, y, x_masses, y_masses, scales
     options = unbiased, method, tolerance, output_mask
     if slopes:
         given = iter(slopes)
@@ -377,8 +374,8 @@ def cauchy_mmd_backward(
     asked = [(total, tensor) for total, tensor, wanted in zip(totals, inputs, output_mask) if wanted]
     # One batch element after the other: the slopes of all would take the memory of the broadcast inputs.
     for index in itertools.product(*map(range, grad.shape)):
-        elements = [None if t is None else _element(t, index) for t in inputs[:4]]
-        of_element = cauchy_mmd(*elements, scales, *options)[1:]
+        u, v = (None if t is None else _element(t, index) for t in (x_masses, y_masses))
+        of_element = cauchy_mmd(_element(x, index), _element(y, index), u, v, scales, *options)[1:]
         for (total, tensor), slope in zip(asked, of_element):
             part = total if tensor is scales else _element(total, index)
             part += _scaled(grad[index], slope, part.shape)

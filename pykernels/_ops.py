@@ -15,6 +15,8 @@ with respect to each input, in that order, each [*batch, ...]. The backward oper
 or none of them, and then computes anew, for inputs that share memory among batch elements.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -66,7 +68,7 @@ cauchy_mmd = torch.ops.pykernels.cauchy_mmd.default
 cauchy_mmd_backward = torch.ops.pykernels.cauchy_mmd_backward.default
 
 
-@torch.library.register_fake("pykernels::mixture_log_prob", lib=_library)
+@torch.library.register_fake("pykernels::mixture_log_prob", lib=_library)  # type: ignore[untyped-decorator]
 def _(
     value: Tensor,
     loc: Tensor,
@@ -82,12 +84,12 @@ def _(
     return _launch.new_outputs(value, batch, joint, marginal, slopes)
 
 
-@torch.library.register_fake("pykernels::responsibility_statistics", lib=_library)
+@torch.library.register_fake("pykernels::responsibility_statistics", lib=_library)  # type: ignore[untyped-decorator]
 def _(value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None) -> list[Tensor]:
     return _launch.new_statistics(value, batch_shape(value, loc, scale, log_weights))
 
 
-@torch.library.register_fake("pykernels::mixture_log_prob_backward", lib=_library)
+@torch.library.register_fake("pykernels::mixture_log_prob_backward", lib=_library)  # type: ignore[untyped-decorator]
 def _(
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
@@ -104,11 +106,11 @@ def _(
     estimator: str = "",
     dataset_size: int = 0,
 ) -> tuple[Tensor, ...]:
-    inputs = value, loc, scale, log_weights
+    inputs: Any = value, loc, scale, log_weights
     return tuple(value.new_empty(t.shape if asked else 0) for t, asked in zip(inputs, output_mask))
 
 
-@torch.library.register_fake("pykernels::cauchy_mmd", lib=_library)
+@torch.library.register_fake("pykernels::cauchy_mmd", lib=_library)  # type: ignore[untyped-decorator]
 def _(
     x: Tensor,
     y: Tensor,
@@ -124,7 +126,7 @@ def _(
     return [x.new_empty(batch), *_launch.new_slopes(batch, (x, y, x_masses, y_masses, scales), slopes_mask)]
 
 
-@torch.library.register_fake("pykernels::cauchy_mmd_backward", lib=_library)
+@torch.library.register_fake("pykernels::cauchy_mmd_backward", lib=_library)  # type: ignore[untyped-decorator]
 def _(
     grad: Tensor,
     slopes: list[Tensor],
@@ -138,7 +140,7 @@ def _(
     tolerance: float,
     output_mask: list[bool],
 ) -> tuple[Tensor, ...]:
-    inputs = x, y, x_masses, y_masses, scales
+    inputs: Any = x, y, x_masses, y_masses, scales
     return tuple(
         x.new_empty(0) if not asked else t.new_empty(t.shape) for t, asked in zip(inputs, output_mask)
     )

@@ -1,5 +1,8 @@
 """What every op's autograd functions share: eager calls, transforms, and which derivatives are asked for."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -9,10 +12,11 @@ class EagerApply:
     """First base of a Function outside of a trace: calls it without what `Function.apply` does for transforms."""
 
     @classmethod
-    def apply(cls, *arguments):
+    def apply(cls, *arguments: Any) -> Any:
         # Function.apply first binds the arguments to a signature, for as long as a small kernel runs.
         transformed = torch._C._are_functorch_transforms_active()
-        return (super() if transformed else super(Function, cls)).apply(*arguments)
+        base: Any = super() if transformed else super(Function, cls)
+        return base.apply(*arguments)
 
 
 def needs_gradient(tensor: Tensor | None) -> bool:
@@ -28,7 +32,9 @@ def first_derivatives_only() -> bool:
     )
 
 
-def batch_first(info, in_dims, tensors):
+def batch_first(
+    info: Any, in_dims: Sequence[int | None], tensors: Sequence[Tensor | None]
+) -> list[Tensor | None]:
     """The mapped dimension as the first batch dimension of every tensor, so that each gradient has it too."""
     return [
         tensor

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,7 +41,7 @@ class DiagonalGaussianMixture(Distribution):
         (tensor([0., 0.]), tensor([1.2500, 0.2500]))
     """
 
-    arg_constraints = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "loc": constraints.real,
         "scale": constraints.positive,
         "logits": constraints.real,
@@ -88,19 +90,21 @@ class DiagonalGaussianMixture(Distribution):
         return self._average(self.scale.square() + deviation.square()).expand(self._extended_shape())
 
     def expand(
-        self, batch_shape: torch.Size, _instance: DiagonalGaussianMixture | None = None
+        self, batch_shape: Sequence[int], _instance: DiagonalGaussianMixture | None = None
     ) -> DiagonalGaussianMixture:
         """The same distribution with a larger batch shape; no parameter is copied or expanded."""
-        new = self._get_checked_instance(DiagonalGaussianMixture, _instance)
+        new: DiagonalGaussianMixture = self._get_checked_instance(DiagonalGaussianMixture, _instance)  # type: ignore[no-untyped-call]
         new.loc, new.scale, new.logits = self.loc, self.scale, self.logits
         torch.empty(()).expand(self.batch_shape).expand(batch_shape)  # raises where the shape does not fit
-        super(DiagonalGaussianMixture, new).__init__(batch_shape, self.event_shape, validate_args=False)
+        super(DiagonalGaussianMixture, new).__init__(
+            torch.Size(batch_shape), self.event_shape, validate_args=False
+        )
         new._validate_args = self._validate_args
         return new
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """[*sample_shape, *batch, D]: a component by its weight, then a point of it. No gradient."""
-        shape = self._extended_shape(sample_shape)
+        shape = self._extended_shape(torch.Size(sample_shape))
         with torch.no_grad():
             weights = self.log_weights.expand(*self.batch_shape, -1)
             choice = Categorical(logits=weights, validate_args=False)

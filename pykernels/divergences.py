@@ -1,5 +1,6 @@
 """Divergences between a mixture of encodings, the aggregate posterior, and a prior."""
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
 
@@ -62,12 +63,13 @@ def inclusive_kl(
         tensor(1.3863)
     """
     _checks.inclusive_kl_arguments(prior, loc, num_samples, samples)
+    size = torch.Size(() if num_samples is None else (num_samples,))
     if samples is not None:
         points = samples
     elif prior.has_rsample:
-        points = prior.rsample((num_samples,))
+        points = prior.rsample(size)
     else:
-        points = prior.sample((num_samples,))
+        points = prior.sample(size)
     prior_log_prob = prior.log_prob(points)
     if samples is None and not prior.has_rsample:
         _checks.no_lost_gradient(prior_log_prob)
@@ -220,7 +222,7 @@ def kl_decomposition(
         estimator, dataset_size, log_weights, reduction: as for `aggregate_entropy`.
 
     Returns:
-        A named tuple (mutual_information, total_correlation, dimensionwise_kl, remainder) of scalars in nats, or of [B].
+        A named tuple (mutual_information, total_correlation, dimensionwise_kl, remainder) of scalars in nats, or [B].
         The remainder is 0 for a prior that factorises.
 
     Gradients, determinism, cost and errors are those of `aggregate_entropy`, joint and marginals taking one pass; a
@@ -241,6 +243,7 @@ def kl_decomposition(
     if estimator == "exact":
         joint, marginal = gaussian_mixture_joint_and_marginal_log_prob(z, loc, scale, log_weights)
     else:
+        assert dataset_size is not None  # checked above
         joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size, estimator)
     own = own_log_prob(z, loc, scale, index)
     return decomposed(own, joint, marginal, prior_marginal, prior, z, reduction)
@@ -256,6 +259,7 @@ def _log_density(
 ) -> Tensor:
     if estimator == "exact":
         return gaussian_mixture_log_prob(z, loc, scale, log_weights)
+    assert dataset_size is not None  # checked by the callers
     return minibatch_log_prob(z, loc, scale, dataset_size, estimator).joint
 
 
@@ -266,6 +270,7 @@ def _prior_marginal_log_prob(prior: Distribution, z: Tensor) -> Tensor:
         return gaussian_mixture_marginal_log_prob(z, prior.loc, prior.scale, prior.log_weights)
     log_prob = prior_marginal_log_prob(prior, z)
     _aggregate_checks.prior_marginals(prior, log_prob is not None)
+    assert log_prob is not None
     return log_prob
 
 

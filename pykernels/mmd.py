@@ -1,6 +1,7 @@
 """Maximum mean discrepancy: the public functions and their derivatives."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,8 @@ def cauchy_mmd(
     shared = any(needs_gradient(t) and t.shape[:-2] != batch for t in inputs[:2])
     slopes = [not shared and needs_gradient(t) for t in inputs]
     tolerance = default_tolerance(x.dtype) if tolerance is None else float(tolerance)
-    return _function().apply(*inputs, unbiased, method, tolerance, *slopes)[0]
+    value: Tensor = _function().apply(*inputs, unbiased, method, tolerance, *slopes)[0]
+    return value
 
 
 def mmd(
@@ -120,8 +122,8 @@ def mmd(
         [*batch], float64 for float64 arguments and float32 for all others. NaN where a point is infinite or NaN.
 
     Distances are formed from differences in float64, and in float32 by a float64 matrix product, which is many times
-    faster. Gradients reach every tensor, to any order, and are recomputed by tiles. Equal arguments give equal bits, from run
-    to run, on one device. The cost is O((n + m)^2 D) time and O((n + m) D) memory.
+    faster. Gradients reach every tensor, to any order, and are recomputed by tiles. Equal arguments give equal bits,
+    from run to run, on one device. The cost is O((n + m)^2 D) time and O((n + m) D) memory.
 
     Raises:
         TypeError: an argument is no floating-point tensor, or float64 meets another dtype.
@@ -140,30 +142,42 @@ def mmd(
     return _mmd(x, y, kernel, scales.to(x), unbiased)
 
 
-def _function() -> type[Function]:
+def _function() -> Any:
     # The compiler refuses a Function that defines jvp, even one that only raises.
     return _Mmd if torch.compiler.is_compiling() else _EagerMmd
 
 
 class _Mmd(Function):
-    # With *arguments the compiler would expect a context among them, where no gradient is needed. The last five: whether
-    # each tensor's slopes are wanted.
+    # With *arguments the compiler would expect a context among them, where no gradient is needed. The last five:
+    # whether each tensor's slopes are wanted.
     @staticmethod
     def forward(
-        x, y, x_masses, y_masses, scales, unbiased, method, tolerance, on_x, on_y, on_u, on_v, on_scales
-    ):
+        x: Tensor,
+        y: Tensor,
+        x_masses: Tensor | None,
+        y_masses: Tensor | None,
+        scales: Tensor,
+        unbiased: bool,
+        method: str,
+        tolerance: float,
+        on_x: bool,
+        on_y: bool,
+        on_u: bool,
+        on_v: bool,
+        on_scales: bool,
+    ) -> Any:
         slopes = on_x, on_y, on_u, on_v, on_scales
         return tuple(_ops.cauchy_mmd(x, y, x_masses, y_masses, scales, unbiased, method, tolerance, slopes))
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.save_for_backward(*inputs[:5], *output[1:])
         ctx.options, ctx.given = inputs[5:8], inputs[8:]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    def backward(ctx, grad, *_):
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
         if grad is None:
             return (None,) * 13
         inputs, given = ctx.saved_tensors[:5], iter(ctx.saved_tensors[5:])
@@ -173,11 +187,11 @@ class _Mmd(Function):
         if first_derivatives_only():
             gradients = _ops.cauchy_mmd_backward(grad, slopes, *inputs, *ctx.options, mask)
         else:
-            gradients = _MmdBackward.apply(grad, *inputs, *ctx.options, *mask, *slopes)
+            gradients = _MmdBackward.apply(grad, *inputs, *ctx.options, *mask, *slopes)  # type: ignore[no-untyped-call]
         return *(gradient if asked else None for gradient, asked in zip(gradients, mask)), *(None,) * 8
 
     @staticmethod
-    def vmap(info, in_dims, *arguments):
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
         if in_dims[4] is not None:  # panels follow from the scales: one problem after the other
             results = [_function().apply(*one) for one in _apart(info, in_dims, arguments)]
             output = tuple(torch.stack(parts) for parts in zip(*results))
@@ -188,7 +202,7 @@ class _Mmd(Function):
 
 class _EagerMmd(EagerApply, _Mmd):
     @staticmethod
-    def jvp(ctx, *tangents):
+    def jvp(ctx: Any, *tangents: Any) -> Any:
         raise NotImplementedError(
             "cauchy_mmd has no forward-mode derivative: use reverse mode (backward, torch.func.grad, vjp, jacrev), "
             "or pykernels.reference.cauchy_mmd, which has both"
@@ -197,36 +211,36 @@ class _EagerMmd(EagerApply, _Mmd):
 
 class _MmdBackward(Function):
     @staticmethod
-    def forward(grad, *arguments):
+    def forward(grad: Tensor, *arguments: Any) -> Any:
         inputs, options, mask, slopes = arguments[:5], arguments[5:8], arguments[8:13], arguments[13:]
         return _ops.cauchy_mmd_backward(grad, slopes, *inputs, *options, mask)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.save_for_backward(*inputs[:6])
         ctx.options = inputs[6:8]
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(out for out, asked in zip(output, inputs[9:14]) if not asked))
 
     @staticmethod
-    def backward(ctx, *cotangents):
+    def backward(ctx: Any, *cotangents: Any) -> Any:
         rest = (None,) * (len(ctx.needs_input_grad) - 6)
         if all(cotangent is None for cotangent in cotangents):
             return (None,) * 6 + rest
-        derivatives = _MmdDoubleBackward.apply(*cotangents, *ctx.saved_tensors, *ctx.options)
+        derivatives = _MmdDoubleBackward.apply(*cotangents, *ctx.saved_tensors, *ctx.options)  # type: ignore[no-untyped-call]
         needed = ctx.needs_input_grad[:6]
         return *(d if need else None for d, need in zip(derivatives, needed)), *rest
 
     @staticmethod
-    def vmap(info, in_dims, *arguments):
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
         mask = arguments[9:14]
         if in_dims[5] is not None or mask[4]:  # the gradient of the scales is a sum over batch elements
-            results = [_MmdBackward.apply(*one) for one in _apart(info, in_dims, arguments)]
+            results = [_MmdBackward.apply(*one) for one in _apart(info, in_dims, arguments)]  # type: ignore[no-untyped-call]
             output = tuple(torch.stack(parts) for parts in zip(*results))
         else:
             tensors = batch_first(info, in_dims[:5], arguments[:5])
             slopes = batch_first(info, in_dims[14:], arguments[14:])
-            output = _MmdBackward.apply(*tensors, *arguments[5:14], *slopes)
+            output = _MmdBackward.apply(*tensors, *arguments[5:14], *slopes)  # type: ignore[no-untyped-call]
         return output, tuple(0 if asked else None for asked in mask)
 
 
@@ -234,29 +248,29 @@ class _MmdDoubleBackward(Function):
     """Through the reference, which takes O(n + m) time by panels."""
 
     @staticmethod
-    def forward(*arguments):
+    def forward(*arguments: Any) -> Any:
         tensors = arguments[:11]
         derivatives = double_backward(tensors[:5], *tensors[5:], *arguments[11:])
         return tuple(tensors[5].new_empty(0) if d is None else d for d in derivatives)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, *gradients):
+    def backward(ctx: Any, *gradients: Any) -> Any:
         raise NotImplementedError(
             "cauchy_mmd can be differentiated twice, not three times: for higher orders use "
             "pykernels.reference.cauchy_mmd"
         )
 
     @staticmethod
-    def vmap(info, in_dims, *arguments):
-        results = [_MmdDoubleBackward.apply(*one) for one in _apart(info, in_dims, arguments)]
+    def vmap(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        results = [_MmdDoubleBackward.apply(*one) for one in _apart(info, in_dims, arguments)]  # type: ignore[no-untyped-call]
         return tuple(torch.stack(parts) for parts in zip(*results)), (0,) * 6
 
 
-def _apart(info, in_dims, arguments):
+def _apart(info: Any, in_dims: Any, arguments: Any) -> list[list[Any]]:
     """The arguments of each of the mapped problems."""
     return [
         [a if dim is None else a.select(dim, index) for a, dim in zip(arguments, in_dims)]

@@ -36,7 +36,8 @@ def mutual_information_gap(encodings: Tensor, factors: Factors, bins: int = 20) 
 def _mutual_information(a: Tensor, b: Tensor, size_a: int, size_b: int) -> Tensor:
     joint = _counts(a, b, size_a, size_b) / len(a)
     independent = joint.sum(1, keepdim=True) * joint.sum(0)
-    return torch.special.xlogy(joint, joint / independent.masked_fill(joint == 0, 1)).sum()
+    result: Tensor = torch.special.xlogy(joint, joint / independent.masked_fill(joint == 0, 1)).sum()
+    return result
 
 
 def separated_predictability(
@@ -117,7 +118,8 @@ def _concentration(importance: Tensor) -> Tensor:
     total = importance.sum(1, keepdim=True)
     shares = importance / total.masked_fill(total == 0, 1)
     entropy = torch.special.entr(shares).sum(1)
-    return 1 - entropy / math.log(max(2, importance.shape[1]))
+    result: Tensor = 1 - entropy / math.log(max(2, importance.shape[1]))
+    return result
 
 
 def _varying(factors: Factors) -> list[str]:
@@ -140,4 +142,5 @@ def _counts(a: Tensor, b: Tensor, size_a: int, size_b: int) -> Tensor:
 def _gap(scores: Tensor) -> float:
     """Between the largest and the second largest."""
     best = scores.topk(min(2, len(scores))).values.tolist()
-    return best[0] - (best[1] if len(best) > 1 else 0.0)
+    result: float = best[0] - (best[1] if len(best) > 1 else 0.0)
+    return result

@@ -39,7 +39,8 @@ class Replayed:
             self._calls += 1
             if self._calls <= WARM_UP:
                 return self._function(batch)
-            self._replay = self._record(lambda: self._function(self._batch))
+            static = self._batch
+            self._replay = self._record(lambda: self._function(static))
         self._batch.copy_(batch)
         return self._replay()
 

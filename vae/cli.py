@@ -57,7 +57,7 @@ def parse(config_class: Any, flags: Sequence[str], prog: str) -> Any:
     config = read()
     if stored := stored_config(config_class, config.run):
         return read(default=stored)
-    chosen = {}
+    chosen: dict[str, Any] = {}
     for flag, settings in config_class.presets.items():
         if any(getattr(part, flag, False) for part in (config, config.run)):
             chosen |= settings

@@ -24,7 +24,7 @@ class DensityRatio(nn.Module):
 
     Both are 0 where the network sees no difference. Neither nests a logarithm around an average over a minibatch; but
     as the network is never the best one, they err by what it has not learned, and the penalty makes them too small: of
-    a total correlation of 0.51 nats it leaves 0.42 at 0.05, and 0.10 at 1, where without it the network's noise is 0.06.
+    a total correlation of 0.51 nats it leaves 0.42 at 0.05, and 0.10 at 1; without it the network's noise is 0.06.
 
     Called in training, it first takes `steps` of its own on the batch at hand, with no gradient for the encoder; then
     it is held still and gives its estimate, with no gradient for itself. What keeps that game stable:
@@ -52,15 +52,16 @@ class DensityRatio(nn.Module):
         penalty: float = 0.05,
     ):
         super().__init__()
+        last = nn.Linear(hidden_features, 1)
         self.network = nn.Sequential(
             nn.Linear(latent_dim, hidden_features),
             nn.SiLU(),
             nn.Linear(hidden_features, hidden_features),
             nn.SiLU(),
-            nn.Linear(hidden_features, 1),
+            last,
         )
-        nn.init.zeros_(self.network[-1].weight)
-        nn.init.zeros_(self.network[-1].bias)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.against, self.measure = against, measure
         self.steps, self.penalty = steps, penalty
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr, betas=(0.0, 0.99))
@@ -76,7 +77,8 @@ class DensityRatio(nn.Module):
     def logit(self, z: Tensor) -> Tensor:
         """The estimate of log q(z) / r(z), [B], with a gradient for z only."""
         frozen = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
-        return functional_call(self.network, frozen, z).squeeze(-1)
+        result: Tensor = functional_call(self.network, frozen, z).squeeze(-1)
+        return result
 
     def fit(self, prior: Distribution, z: Tensor) -> float:
         """One step of the network on the draws z [B, D] of q, and its loss before that."""

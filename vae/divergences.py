@@ -48,7 +48,8 @@ def decomposed_kl(
     loc, scale, z = encoding
     terms = pykernels.kl_decomposition(z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size)
     weights = mutual_information, total_correlation, dimensionwise_kl
-    return sum(weight * term for weight, term in zip(weights, terms))
+    parts = [weight * term for weight, term in zip(weights, terms)]
+    return parts[0] + parts[1] + parts[2]
 
 
 def whole_vector_mmd(prior: Distribution, encoding: Encoding, *, kernel: str = "cauchy") -> Tensor:

@@ -1,4 +1,4 @@
-"""Estimates of the aggregate posterior from minibatches, measured: encodings with a known answer, and what is predicted.
+"""Estimates of the aggregate posterior from minibatches, measured: encodings with a known answer, and predictions.
 
 A minibatch is B of n data points drawn without replacement, and one draw z from the encoding of each; the divergences
 of `nested` and `gradient_to_noise`, which are defined by independent draws, take them with replacement.
@@ -35,7 +35,8 @@ class Encodings(NamedTuple):
     @property
     def mean_entropy(self) -> float:
         """E_x[H[q(z|x)]]."""
-        return Normal(self.loc, self.scale).entropy().sum(1).mean().item()
+        result: float = Normal(self.loc, self.scale).entropy().sum(1).mean().item()
+        return result
 
     def draw(self, index: Tensor) -> Tensor:
         loc = self.loc[index]
@@ -240,8 +241,8 @@ def nested(encodings: Encodings, prior: Distribution, batch_size: int, repeats: 
 
 @torch.no_grad()
 def nested_truth(encodings: Encodings, prior: Distribution, num_samples: int) -> dict[str, float]:
-    """Those of q and p themselves: MMDs unbiased from many draws, sliced Wasserstein with little bias, and the inclusive
-    KL to all n encodings."""
+    """Those of q and p themselves: MMDs unbiased from many draws, sliced Wasserstein with little bias, and the
+    inclusive KL to all n encodings."""
     index = torch.arange(num_samples) % len(encodings.loc)
     z, other = encodings.draw(index), prior.sample((num_samples,))
     few = slice(0, min(num_samples, 4096))  # quadratic
@@ -262,8 +263,8 @@ MMDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def gradient_to_noise(dims: int, off: int, batch_size: int, repeats: int) -> dict[str, float]:
-    """Signal-to-noise ratio ‖E[g]‖ / √E‖g − E[g]‖² of an MMD's gradient g for the mean and scale of each dimension of q,
-    of which `off` are N(0.3, 0.8²) and the others as those of the prior N(0, I)."""
+    """Signal-to-noise ratio ‖E[g]‖ / √E‖g − E[g]‖² of an MMD's gradient g for mean and scale of each dimension of q, of
+    which `off` are N(0.3, 0.8²) and the others as those of the prior N(0, I)."""
     loc, scale = torch.zeros(dims), torch.ones(dims)
     loc[:off], scale[:off] = 0.3, 0.8
     found = {}

@@ -42,7 +42,7 @@ def densities(
         image = ax.imshow(
             density.numpy(), origin="lower", extent=(-extent, extent) * 2, vmin=0, vmax=top, cmap="Greys"
         )
-        if panel.points is not None:
+        if panel.points is not None and panel.labels is not None:
             _scatter(ax, panel.points, panel.labels)
         ax.set(title=panel.title, xlabel="$z_1$", xlim=(-extent, extent), ylim=(-extent, extent))
     axes[0].set_ylabel("$z_2$")
@@ -140,9 +140,15 @@ def tradeoff(
         points = dict(sorted(points.items()))
         x, y = ([both[axis]["mean"] for both in points.values()] for axis in (0, 1))
         dx, dy = ([both[axis]["half_width"] for both in points.values()] for axis in (0, 1))
-        style = {"color": colour, "marker": marker, "markersize": 4, "capsize": 2, "linewidth": 1}
+        style: dict[str, Any] = {
+            "color": colour,
+            "marker": marker,
+            "markersize": 4,
+            "capsize": 2,
+            "linewidth": 1,
+        }
         ax.errorbar(x, y, dy, dx, label=name, **style)
-        for setting, *place in zip(points, x, y):
+        for setting, place in zip(points, zip(x, y)):
             text = f"{setting:g}"
             ax.annotate(text, place, (4, 4), textcoords="offset points", fontsize=7, color=colour)
     found = [both[0]["mean"] for points in series.values() for both in points.values()]
@@ -180,7 +186,8 @@ def by_setting(summaries: Mapping[str, Mapping[str, Any]], scales: Mapping[str, 
 
 def _scatter(ax: Axes, points: Tensor, labels: Tensor) -> None:
     for label, colour in zip(labels.unique().tolist(), cycle(COLOURS)):
-        ax.scatter(*points[labels == label].T.tolist(), s=4, color=colour, linewidths=0, alpha=0.8)
+        x, y = points[labels == label].T.tolist()
+        ax.scatter(x, y, s=4, color=colour, linewidths=0, alpha=0.8)
 
 
 def _words(name: str) -> str:

@@ -24,12 +24,15 @@ class Encoding(NamedTuple):
 class VAE(nn.Module):
     """The four parts, each replaceable by anything of the same shape.
 
-    encoder: x [B, *event] -> (loc, scale), both [B, D].
-    decoder: z [B, D] -> whatever `likelihood` takes.
-    prior: a torch distribution with event_shape (D,), or a module that returns one when called, so that the
-        prior can own parameters and follow the model to its device.
-    likelihood: the decoder's output -> the torch distribution p(x|z), with log_prob of shape [B].
+    Args:
+        encoder: x [B, *event] -> (loc, scale), both [B, D].
+        decoder: z [B, D] -> whatever `likelihood` takes.
+        prior: a torch distribution with event_shape (D,), or a module that returns one when called, so that the
+            prior can own parameters and follow the model to its device.
+        likelihood: the decoder's output -> the torch distribution p(x|z), with log_prob of shape [B].
     """
+
+    prior: Callable[[], Any]  # of a distribution, each of which has attributes of its own
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """Encoders and decoders: Table 1 of the paper."""
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,8 @@ class DCGANDecoder(nn.Module):
         _prepare(self, weight_std)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.body(z[:, :, None, None]).to(z.dtype)
+        result: Tensor = self.body(z[:, :, None, None]).to(z.dtype)
+        return result
 
 
 class ShapesEncoder(nn.Module):
@@ -115,10 +117,11 @@ class ShapesDecoder(nn.Module):
         _prepare(self, None)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.body(z).to(z.dtype)
+        result: Tensor = self.body(z).to(z.dtype)
+        return result
 
 
-_STRIDED: dict[str, int] = {"kernel_size": 4, "stride": 2, "padding": 1}
+_STRIDED: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1}
 
 
 def _halve(in_channels: int, out_channels: int, *, norm: bool = True) -> list[nn.Module]:
@@ -133,9 +136,9 @@ def _double(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 def _prepare(network: nn.Module, weight_std: float | None) -> None:
     """Draws the weights, unless torch's own are kept, and lays them out channels last, the faster order."""
-    for module in network.modules() if weight_std else ():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+    for module in network.modules():
+        if weight_std is not None and isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(module.weight, std=weight_std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -130,5 +130,5 @@ def wae_gan(weight: float, ratio: DensityRatio) -> Objective:
     return partial(decomposition, alpha=weight, beta=0.0, divergence=ratio)
 
 
-def _gradient_if(weight: float) -> AbstractContextManager:
+def _gradient_if(weight: float) -> AbstractContextManager[None]:
     return nullcontext() if weight else torch.no_grad()

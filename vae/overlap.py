@@ -118,7 +118,7 @@ def measure(encoder: Encoder, x: Tensor, draws: int = 4, chunk: int = 500) -> St
     n = len(x)
     index = torch.arange(n).repeat(draws)
     z = encoder.sample(index)
-    parts = [[], [], []]
+    parts: list[list[Tensor]] = [[], [], []]
     for points, own in zip(z.split(chunk), index.split(chunk)):
         log_prob = encoder.log_prob(points)
         statistics = responsibility_statistics_from_log_prob(log_prob)

@@ -17,7 +17,7 @@ def singular_values(batches: Callable[[], Iterable[Tensor]], count: int, *, pass
     it is ever there. They are lower bounds, to 1e-3 of themselves on images of 2D shapes. The same from run to run:
     the directions that it starts from come from a generator of their own.
     """
-    total, n = 0.0, 0
+    total, n = torch.zeros((), dtype=torch.float64), 0
     for batch in batches():
         total = total + batch.flatten(1).sum(0, dtype=torch.float64)
         n += len(batch)
@@ -34,6 +34,6 @@ def singular_values(batches: Callable[[], Iterable[Tensor]], count: int, *, pass
         for batch in batches():
             centred = batch.flatten(1) - mean.to(batch.dtype)
             product += centred.T @ (centred @ basis.to(batch.dtype))
-        squares = torch.linalg.eigvalsh(basis.T @ product)
+        squares: Tensor = torch.linalg.eigvalsh(basis.T @ product)
         basis = torch.linalg.qr(product).Q
     return squares.flip(0)[:count].clamp(min=0).sqrt()

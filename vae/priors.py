@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import log_softmax
+from torch.types import _size
 
 import pykernels
 from vae.student_t import StudentT as StudentTDistribution
@@ -24,7 +25,7 @@ class _Normal(Normal):
     """torch's own `sample` looks whether a scale is negative, for which a GPU would have to be waited for."""
 
     @torch.no_grad()
-    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
+    def sample(self, sample_shape: _size = ()) -> Tensor:
         return self.rsample(sample_shape)
 
 
@@ -121,6 +122,7 @@ class Sparse(nn.Module):
 
     def forward(self) -> Distribution:
         components = _Normal(torch.zeros_like(self.scale), self.scale, validate_args=False)
+        factors: Distribution
         if self.is_normal:
             factors = _Normal(components.loc[:, 0], components.scale[:, 0], validate_args=False)
         else:

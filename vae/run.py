@@ -216,7 +216,8 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}): restore a copy, or give another --out") from error
 

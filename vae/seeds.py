@@ -28,7 +28,9 @@ def run(config: Any, experiment: Experiment) -> dict[str, Any]:
             fabric = _fabric(config.run)
             fabric.seed_everything(config.run.seed, verbose=False)
             folder.finish(experiment(config, folder, fabric))
-    return folder.summary
+    summary = folder.summary
+    assert summary is not None
+    return summary
 
 
 def one_of(options: RunOptions, seed: int) -> RunOptions:
@@ -90,6 +92,7 @@ def _fabric(options: RunOptions) -> Fabric:
 def _has_bfloat16(device: str) -> bool:
     """Whether the hardware multiplies in bfloat16; torch emulates it elsewhere, far slower than float32."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        result: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+        return result
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(capabilities.get("avx512_bf16") or capabilities.get("bf16"))

@@ -3,14 +3,16 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any, cast
 
-import numpy
 import scipy.special
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Chi2, Normal, register_kl
 from torch.distributions import StudentT as TorchStudentT
 from torch.distributions.utils import broadcast_all
+from torch.types import _size
 
 # The trapezoidal rule at 65 points of the standard normal, 0.25 apart, to ±8. For a function that is analytic to a
 # distance of `a` from the real line it errs by the order of exp(−2π a / 0.25); log p has its singularities at
@@ -37,8 +39,10 @@ class StudentT(TorchStudentT):
         self._chi2 = Chi2(self.df, validate_args=validate_args)
         super(TorchStudentT, self).__init__(self.df.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: torch.Size, _instance: "StudentT | None" = None) -> "StudentT":
-        return super().expand(batch_shape, self._get_checked_instance(StudentT, _instance))
+    def expand(self, batch_shape: _size, _instance: Any = None) -> "StudentT":
+        new = self._get_checked_instance(StudentT, _instance)  # type: ignore[no-untyped-call]
+        super().expand(batch_shape, new)  # type: ignore[no-untyped-call]
+        return cast(StudentT, new)
 
     def cdf(self, value: Tensor) -> Tensor:
         return self._by_scipy(scipy.special.stdtr, (value - self.loc) / self.scale)
@@ -52,13 +56,14 @@ class StudentT(TorchStudentT):
         below = self._by_scipy(_lower_normal, -standardised.abs())
         return -standardised.sign() * below
 
-    def _by_scipy(self, function: Callable[..., numpy.ndarray], argument: Tensor) -> Tensor:
+    def _by_scipy(self, function: Callable[..., Any], argument: Tensor) -> Tensor:
         df, value = (item.detach().double().cpu().numpy() for item in (self.df, argument))
         return torch.as_tensor(function(df, value)).to(argument)
 
 
-def _lower_normal(df: numpy.ndarray, value: numpy.ndarray) -> numpy.ndarray:
-    return scipy.special.ndtri(scipy.special.stdtr(df, value))
+def _lower_normal(df: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
+    result: NDArray[Any] = scipy.special.ndtri(scipy.special.stdtr(df, value))
+    return result
 
 
 @functools.cache
@@ -67,7 +72,7 @@ def _rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     return _POINTS.to(device, dtype), _WEIGHTS.to(device, dtype)
 
 
-@register_kl(Normal, StudentT)
+@register_kl(Normal, StudentT)  # type: ignore[untyped-decorator]
 def _kl_normal_student_t(p: Normal, q: StudentT) -> Tensor:
     """−H[p] − E_p[log q], the second by quadrature.
 
@@ -79,4 +84,5 @@ def _kl_normal_student_t(p: Normal, q: StudentT) -> Tensor:
     tail = (weights * torch.log1p(standardised.square() / q.df.unsqueeze(-1))).sum(-1)
     df = q.df.double()  # float32 would lose what large df have in common
     log_normaliser = torch.lgamma(0.5 * (df + 1)) - torch.lgamma(0.5 * df) - 0.5 * (math.pi * df).log()
-    return 0.5 * (q.df + 1) * tail - log_normaliser.to(p.loc) + q.scale.log() - p.entropy()
+    result: Tensor = 0.5 * (q.df + 1) * tail - log_normaliser.to(p.loc) + q.scale.log() - p.entropy()
+    return result

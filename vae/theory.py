@@ -6,7 +6,7 @@ what torch has in closed form are so here too: what is left between the two side
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def line_integral(function: Callable[[Tensor], Tensor], centre: Tensor, nodes: i
     return (function(centre.nan_to_num() + inner.sinh()) * weight).sum(0)
 
 
-def annealed_student(prior: Independent, beta: float) -> Distribution:
+def annealed_student(prior: Independent[Any], beta: float) -> Distribution:
     """f_β of a Student-t prior, again one: ν' = β(ν + 1) − 1, narrower by √(ν/ν')."""
     base = prior.base_dist
     df = beta * (base.df + 1) - 1
@@ -109,10 +109,11 @@ class Draws(NamedTuple):
         """KL(q(z|x)‖prior) [B], in closed form for a Gaussian, else with the cross-entropy at the draws."""
         if (gaussian := as_gaussian(prior)) is not None:
             return kl_divergence(self.posterior, gaussian)
-        return -self.posterior.entropy() - prior.log_prob(self.z).mean(0)
+        result: Tensor = -self.posterior.entropy() - prior.log_prob(self.z).mean(0)
+        return result
 
 
-def draws(model: nn.Module, x: Tensor, noise: Tensor) -> Draws:
+def draws(model: Any, x: Tensor, noise: Tensor) -> Draws:
     loc, scale = model.encoder(x)
     z = loc + scale * noise
     log_likelihood = torch.stack([model.decode(one).log_prob(x) for one in z]).mean(0)
@@ -147,11 +148,12 @@ def corollary_constant(prior: Distribution, beta: float) -> Tensor:
     return 0.5 * dims * (beta - 1) * (1 + math.log(2 * math.pi / beta)) + log_annealing_constant(prior, beta)
 
 
-def theorem_1(model: VAE, x: Tensor, noise: Tensor, prior: Distribution, beta: float) -> Iterator[Residual]:
+def theorem_1(model: VAE, x: Tensor, noise: Tensor, prior: Any, beta: float) -> Iterator[Residual]:
     """Eq 3: L_β = ELBO under f_β = p^β / F_β, plus (β−1) H[q(z|x)] + log F_β."""
     found = draws(model, x, noise)
     constant = log_annealing_constant(prior, beta)
     gaussian = as_gaussian(prior)
+    annealed: Distribution | None
     if gaussian is not None:
         annealed = MultivariateNormal(gaussian.mean, scale_tril=gaussian.scale_tril / math.sqrt(beta))
     elif isinstance(prior.base_dist, StudentT):
@@ -175,6 +177,7 @@ def theorem_1(model: VAE, x: Tensor, noise: Tensor, prior: Distribution, beta: f
 def corollary_1(model: VAE, x: Tensor, noise: Tensor, prior: Distribution, beta: float) -> Iterator[Residual]:
     """Eq 4 and the identities of eq 8, for a Gaussian prior with mean 0."""
     gaussian, case = as_gaussian(prior), _case(prior, beta)
+    assert gaussian is not None
     left, root = draws(model, x, noise), math.sqrt(beta)
     rescaled = Rescaled(model, beta)
     right = entropy_regularised(rescaled, x, noise, gaussian, beta) + corollary_constant(gaussian, beta)
@@ -214,6 +217,7 @@ def theorem_2(
     reconstruction = torch.stack([model.decode(one @ rotation).log_prob(x) for one in z]).mean(0)
     yield Residual("Theorem 2, reconstruction term", case, _largest(reconstruction - found.log_likelihood))
     gaussian = as_gaussian(prior)
+    assert gaussian is not None
     kl = kl_divergence(rotated, gaussian)
     yield Residual("Theorem 2, KL", case, _largest(kl - found.kl(gaussian)))
     yield Residual(
@@ -238,6 +242,7 @@ def rotate(found: Draws, rotation: Tensor) -> MultivariateNormal:
 
 def random_rotation(dims: int, generator: torch.Generator) -> Tensor:
     """Uniform over the rotations of R^D."""
+    q: Tensor
     q, r = torch.linalg.qr(torch.randn(dims, dims, dtype=torch.float64, generator=generator))
     q = q * r.diagonal().sign()
     q[:, 0] *= torch.linalg.det(q).sign()

@@ -86,7 +86,7 @@ def step(
     optimizer: torch.optim.Optimizer,
     fabric: Fabric,
 ) -> Terms:
-    """One step up the objective, and its terms before that; `model` and `optimizer` are as `fabric.setup` gives them."""
+    """One step up the objective, and its terms before that; `model` and `optimizer` as `fabric.setup` gives them."""
     terms = objective(model, batch)
     optimizer.zero_grad()
     fabric.backward(-terms.objective)

@@ -1,7 +1,8 @@
 """How fast a GPU could be at best: instructions of the hot loops, as tests/budgets holds them, over the measured rates.
 
-A multiprocessor starts as many instructions of any kind in a cycle as multiply-adds, so `fma_per_s` is the rate of both;
-exponentials and reciprocals have a unit of their own, a quarter or an eighth as fast. The slower of the two is the floor.
+A multiprocessor starts as many instructions of any kind in a cycle as multiply-adds, so `fma_per_s` is the rate of
+both; exponentials and reciprocals have a unit of their own, a quarter or an eighth as fast. The slower of the two is
+the floor.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where KeOps finds what it compiles with: it wants cuda.h and nvrtc.h in one folder, and libraries that the linker sees."""
+"""Where KeOps finds what it compiles with: cuda.h and nvrtc.h in one folder, and libraries that the linker sees."""
 
 import os
 import shutil

@@ -1,6 +1,7 @@
 """Steps of a long measurement, each a command in a process of its own: what each needs, how long it may take, and what
 came out, of one that was ended, too."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -94,8 +95,6 @@ def run(
 
 
 def _end_group(process: subprocess.Popen) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

@@ -1,8 +1,9 @@
 """Training on a GPU: `python -m benchmarks.gpu.training steps | runs --out FILE`.
 
-steps: milliseconds of a step of `vae shapes` and `vae fashion`, at the paper's batch sizes, by precision, as calls and as
-a replayed CUDA graph, images unpacked included, what the paper's epochs then take; and a step of several seeds in one.
-runs: the quick versions of the experiments from beginning to end, with their summaries. The images of `steps` are noise.
+steps: milliseconds of a step of `vae shapes` and `vae fashion`, at the paper's batch sizes, by precision, as calls and
+as a replayed CUDA graph, images unpacked included, what the paper's epochs then take; and a step of several seeds.
+runs: the quick versions of the experiments from beginning to end, with their summaries. The images of `steps` are
+noise.
 """
 
 import argparse

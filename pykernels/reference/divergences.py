@@ -1,6 +1,6 @@
 """Divergences as Monte-Carlo means over the mixture density (the specification's section 4)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ def inclusive_kl(
 ) -> Tensor:
     """KL(p || q) = (1/B) sum_j [log p(z_j) - log q(z_j)], z_j ~ p, with q the mixture of all n components."""
     if samples is None:
-        draw = prior.rsample if prior.has_rsample else prior.sample
+        draw: Any = prior.rsample if prior.has_rsample else prior.sample
         samples = draw((num_samples,))
     return (prior.log_prob(samples) - gaussian_mixture_log_prob(samples, loc, scale, log_weights)).mean()
 
@@ -49,6 +49,7 @@ def aggregate_entropy(
     if estimator == "exact":
         log_prob = gaussian_mixture_log_prob(z, loc, scale, log_weights)
     else:
+        assert dataset_size is not None
         log_prob = minibatch_log_prob(z, loc, scale, dataset_size, estimator).joint
     return reduced(-log_prob, reduction)
 
@@ -66,7 +67,11 @@ def exclusive_kl(
     reduction: str = "mean",
 ) -> Tensor:
     """KL(q || p) = -H[q] - E_q[log p] = (1/B) sum_b [log q(z_b) - log p(z_b)], z_b ~ q."""
-    options = {"estimator": estimator, "dataset_size": dataset_size, "log_weights": log_weights}
+    options: dict[str, Any] = {
+        "estimator": estimator,
+        "dataset_size": dataset_size,
+        "log_weights": log_weights,
+    }
     entropy = aggregate_entropy(z, loc, scale, **options, reduction="none")
     return reduced(-entropy - prior.log_prob(z), reduction)
 
@@ -87,9 +92,11 @@ def kl_decomposition(
     if estimator == "exact":
         joint, marginal = gaussian_mixture_joint_and_marginal_log_prob(z, loc, scale, log_weights)
     else:
+        assert dataset_size is not None
         joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size, estimator)
     own = own_log_prob(z, loc, scale, index)
-    return decomposed(own, joint, marginal, prior_marginal_log_prob(prior, z), prior, z, reduction)
+    prior_marginal: Any = prior_marginal_log_prob(prior, z)
+    return decomposed(own, joint, marginal, prior_marginal, prior, z, reduction)
 
 
 def own_log_prob(z: Tensor, loc: Tensor, scale: Tensor, index: Tensor | None) -> Tensor:

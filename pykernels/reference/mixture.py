@@ -10,7 +10,7 @@ is a tile of rows and components, so memory stays O((n + B) D): forward, backwar
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,8 +61,8 @@ def align(
     """Views with equally many batch dimensions, before [B, D], [n, D], [1 or n, 1 or D] and [1 or n]."""
     weights_rank = 1 if log_weights is None else log_weights.dim()
     rank = max(value.dim() - 2, loc.dim() - 2, scale.dim() - 2, weights_rank - 1)
-    padded = [_pad(tensor, rank + 2) for tensor in (value, loc, scale)]
-    return *padded, None if log_weights is None else _pad(log_weights, rank + 1)
+    value, loc, scale = (_pad(tensor, rank + 2) for tensor in (value, loc, scale))
+    return value, loc, scale, None if log_weights is None else _pad(log_weights, rank + 1)
 
 
 def batch_shape(value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None) -> tuple[int, ...]:
@@ -90,9 +90,10 @@ def mixture_log_prob(
     """
     tile = recomputed_tile(_tile_log_prob) if recompute else _tile_log_prob
     rows, components = tiles(value, loc, scale, log_weights)
-    joints, marginals = [], []
+    joints: list[Tensor] = []
+    marginals: list[Tensor] = []
     for row in rows:
-        parts = [
+        parts: list[Any] = [
             tile(
                 part(value, -2, row),
                 *component_part(loc, scale, log_weights, pairs, row, column),
@@ -124,7 +125,7 @@ def part(tensor: Tensor, dim: int, rows: slice) -> Tensor:
     return tensor if tensor.shape[dim] == 1 else tensor.narrow(dim, rows.start, rows.stop - rows.start)
 
 
-def recomputed_tile(tile: Callable) -> Callable:
+def recomputed_tile(tile: Callable[..., Any]) -> Callable[..., Any]:
     return partial(checkpoint, tile, use_reentrant=False, preserve_rng_state=False)
 
 

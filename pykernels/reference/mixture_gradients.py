@@ -15,6 +15,7 @@ the pair: grad_statistics_b0 log r_ib + grad_statistics_b1 r_ib.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +29,8 @@ def mixture_log_prob_backward(
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
     grad_statistics: Tensor | None,
-    joint: Tensor,
-    marginal: Tensor,
+    joint: Tensor | None,
+    marginal: Tensor | None,
     value: Tensor,
     loc: Tensor,
     scale: Tensor,
@@ -40,17 +41,17 @@ def mixture_log_prob_backward(
     """Gradients of aligned inputs, each summed to its own shape; None where not asked for. `grad_statistics`,
     [*batch, 2, B], comes with `grad_joint` only."""
     totals = [
-        torch.zeros(tensor.shape, dtype=value.dtype, device=value.device) if asked else None
-        for tensor, asked in zip((value, loc, scale, log_weights), output_mask)
+        torch.zeros(t.shape, dtype=value.dtype, device=value.device) if asked and t is not None else None
+        for t, asked in zip((value, loc, scale, log_weights), output_mask)
     ]
     rows, components = tiles(value, loc, scale, log_weights)
     for row in rows:
         row_inputs = _row_part(row, grad_joint, grad_marginal, grad_statistics, joint, marginal, value)
         for column in components:
-            of_tile = component_part(loc, scale, log_weights, pairs, row, column)
+            of_tile: Any = component_part(loc, scale, log_weights, pairs, row, column)
             gradients = _tile_gradients(*row_inputs, *of_tile)
             _accumulate(_own_parts(totals, row, column), gradients)
-    return tuple(totals)
+    return totals[0], totals[1], totals[2], totals[3]
 
 
 def mixture_log_prob_double_backward(
@@ -58,8 +59,8 @@ def mixture_log_prob_double_backward(
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
     grad_statistics: Tensor | None,
-    joint: Tensor,
-    marginal: Tensor,
+    joint: Tensor | None,
+    marginal: Tensor | None,
     value: Tensor,
     loc: Tensor,
     scale: Tensor,
@@ -78,7 +79,7 @@ def mixture_log_prob_double_backward(
             leaves = _leaves(*row_inputs, *component_part(loc, scale, log_weights, pairs, row, column))
             with torch.enable_grad():
                 gradients = _tile_gradients(*leaves)
-                product = sum(
+                product: Any = sum(
                     (cotangent * _sum_to(gradient, cotangent.shape)).sum()
                     for cotangent, gradient in zip(_own_parts(cotangents, row, column), gradients)
                     if cotangent is not None
@@ -86,7 +87,8 @@ def mixture_log_prob_double_backward(
             present = [leaf for leaf in leaves if leaf is not None]
             derivatives = iter(torch.autograd.grad(product, present, materialize_grads=True))
             component_totals = _own_parts((None, *totals[6:]), row, column)[1:]
-            *by_leaf, by_weight = [None if leaf is None else next(derivatives) for leaf in leaves]
+            by_leaf = [None if leaf is None else next(derivatives) for leaf in leaves]
+            by_weight: Any = by_leaf.pop()  # of pairs
             _accumulate((*row_totals, *component_totals), (*by_leaf, by_weight.sum(-2)))
     return tuple(totals)
 
@@ -95,8 +97,8 @@ def _tile_gradients(
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
     grad_statistics: Tensor | None,
-    joint: Tensor | None,
-    marginal: Tensor | None,
+    joint: Any,
+    marginal: Any,
     value: Tensor,
     loc: Tensor,
     scale: Tensor,
@@ -104,7 +106,7 @@ def _tile_gradients(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     u, log_normal, absent, scale = standardise(value, loc, scale, log_weights)
     weights = log_weights.unsqueeze(-1)
-    q, grad_weights = 0, 0
+    q = grad_weights = weights.new_zeros(())
     if grad_joint is not None:
         log_share = _log_share(log_normal.sum(-1, keepdim=True) + weights, joint[..., None, None], absent)
         share, gradient = log_share.exp(), grad_joint[..., None, None]
@@ -143,17 +145,17 @@ def _row_part(
     grad_joint: Tensor | None,
     grad_marginal: Tensor | None,
     grad_statistics: Tensor | None,
-    joint: Tensor,
-    marginal: Tensor,
-    value: Tensor,
-) -> tuple[Tensor | None, ...]:
-    no_joint, no_marginal = grad_joint is None, grad_marginal is None
+    joint: Any,
+    marginal: Any,
+    value: Any,
+) -> tuple[Any, ...]:
+    """Joint and marginal densities are of use with their gradients only."""
     return (
-        None if no_joint else part(grad_joint, -1, row),
-        None if no_marginal else part(grad_marginal, -2, row),
+        None if grad_joint is None else part(grad_joint, -1, row),
+        None if grad_marginal is None else part(grad_marginal, -2, row),
         None if grad_statistics is None else part(grad_statistics, -1, row),
-        None if no_joint else part(joint, -1, row),
-        None if no_marginal else part(marginal, -2, row),
+        None if grad_joint is None else part(joint, -1, row),
+        None if grad_marginal is None else part(marginal, -2, row),
         part(value, -2, row),
     )
 
@@ -164,7 +166,7 @@ def _own_parts(gradients: Sequence[Tensor | None], row: slice, column: slice) ->
     return [None if t is None else part(t, *place) for t, place in zip(gradients, places)]
 
 
-def _leaves(*tensors: Tensor | None) -> list[Tensor | None]:
+def _leaves(*tensors: Tensor | None) -> list[Any]:
     return [None if t is None else t.detach().requires_grad_() for t in tensors]
 
 

@@ -1,6 +1,6 @@
 r"""Maximum mean discrepancy, dimension by dimension and of whole vectors (the specification's section 4).
 
-Per dimension, with masses u of the points x, v of the points y (each summing to one), kappa(t) = sum_l s_l / (s_l + t^2),
+Per dimension, with masses u of the points x and v of y (each summing to one), kappa(t) = sum_l s_l / (s_l + t^2),
 and w = u - v, all sums over pairs of points being quadratic forms of the matrix K of kernels,
 
     biased   = w'Kw
@@ -14,7 +14,7 @@ Everything is computed in float64.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ def mmd(
     scales: Sequence[float] | Tensor | None = None,
     unbiased: bool = True,
 ) -> Tensor:
-    """MMD^2 of whole vectors, [*batch], of the kernel sum_l s_l / (s_l + |x - y|^2) or sum_l exp(-|x - y|^2 / (2 s_l))."""
+    """MMD^2 of whole vectors, [*batch]: kernel sum_l s_l / (s_l + |x - y|^2) or sum_l exp(-|x - y|^2 / (2 s_l))."""
     scales = torch.as_tensor(default_vector_scales(x.shape[-1]) if scales is None else scales)
     if unbiased:
         weights = [1 / (t.shape[-2] * (t.shape[-2] - 1)) for t in (x, y)]
@@ -98,11 +98,12 @@ def align(
     """Views with equally many batch dimensions, before [n, D], [m, D], [n] and [m]."""
     masses = [t for t in (x_masses, y_masses) if t is not None]
     rank = max(x.dim() - 2, y.dim() - 2, *(t.dim() - 1 for t in masses), 0)
-    padded = [
-        None if t is None else t[(None,) * (rank + kept - t.dim())]
-        for t, kept in ((x, 2), (y, 2), (x_masses, 1), (y_masses, 1))
-    ]
-    return tuple(padded)
+
+    def padded(t: Tensor, kept: int) -> Tensor:
+        return t[(None,) * (rank + kept - t.dim())]
+
+    u, v = (None if t is None else padded(t, 1) for t in (x_masses, y_masses))
+    return padded(x, 2), padded(y, 2), u, v
 
 
 def batch_shape(x: Tensor, y: Tensor, x_masses: Tensor | None, y_masses: Tensor | None) -> tuple[int, ...]:
@@ -113,7 +114,7 @@ def batch_shape(x: Tensor, y: Tensor, x_masses: Tensor | None, y_masses: Tensor 
 
 def cauchy(t: Tensor, scales: Tensor, derivative: int) -> Tensor:
     """kappa(t) or its first or second derivative."""
-    q, result = t.square(), 0
+    q, result = t.square(), t.new_zeros(())
     for scale in scales:
         r = 1 / (scale + q)
         if derivative == 0:
@@ -173,7 +174,7 @@ class Problem(NamedTuple):
         points = torch.cat([_columns(t, batch) for t in (x, y)], 1)
         undefined = ~points.isfinite().all(1)
         points = torch.where(undefined[:, None], 0, points)
-        masses, excess = [], []
+        of_sample, excess = [], []
         for mass, size in ((u, sizes[0]), (v, sizes[1])):
             if mass is None:
                 mass = points.new_full((1,), 1 / size).expand(total, size)
@@ -182,22 +183,22 @@ class Problem(NamedTuple):
                 mass = mass.expand(*batch, size).reshape(total, size)
                 squares = mass.square().sum(1)
                 ratio = squares / (1 - squares) if unbiased else torch.zeros_like(squares)
-            masses.append(mass.repeat_interleave(dims, 0))
+            of_sample.append(mass.repeat_interleave(dims, 0))
             excess.append(ratio.repeat_interleave(dims, 0))
         pad = torch.nn.functional.pad
-        masses = torch.stack([pad(masses[0], (0, sizes[1])), pad(masses[1], (sizes[0], 0))])
+        masses = torch.stack([pad(of_sample[0], (0, sizes[1])), pad(of_sample[1], (sizes[0], 0))])
         return cls(points, masses, torch.stack(excess), undefined, batch, dims, sizes[0])
 
     def groups(self, scales: Tensor, method: str, tolerance: float) -> Iterator[Group]:
         """All columns at once on shared panels, or each on its own nodes."""
         columns, size = self.points.shape
         rule = panel_rule(tuple(scales.tolist()), tolerance)
-        direct = method == "direct" or rule is None or (method == "auto" and size <= _FEW_POINTS)
-        shared = None if direct or not columns else shared_nodes(self.points, rule)
+        direct = method == "direct" or (method == "auto" and size <= _FEW_POINTS)
+        shared = None if direct or rule is None or not columns else shared_nodes(self.points, rule)
         if shared is not None:
             yield Group(slice(0, columns), shared, self.masses, self.excess, self.n)
             return
-        least = math.inf if direct else rule.order
+        least = math.inf if direct or rule is None else rule.order
         rule = rule or Rule(1.0, 1)  # of no consequence where every point is a node
         for column in range(columns):
             own = slice(column, column + 1)
@@ -206,7 +207,7 @@ class Problem(NamedTuple):
 
     def total(self, values: Sequence[Tensor]) -> Tensor:
         """The sum over dimensions of the columns' values, [*batch]."""
-        by_column = torch.cat(values) if values else self.points.new_zeros(0)
+        by_column = torch.cat(list(values)) if values else self.points.new_zeros(0)
         return by_column.masked_fill(self.undefined, math.nan).view(*self.batch, self.dims).sum(-1)
 
     def by_point(self, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -236,7 +237,7 @@ def _sum_of_kernels(
         x, other = torch.cat([x, squares[0], ones[0]], -1), torch.cat([-2 * other, ones[1], squares[1]], -1)
     side = max(1, math.isqrt(TILE_ELEMENTS // max(1, elements)))
     columns = other.split(side, -2)
-    total = 0
+    total = x.new_zeros((), dtype=torch.float64)
     for i, row in enumerate(x.split(side, -2)):
         for k, column in enumerate(columns):
             if y is None and k < i:
@@ -258,11 +259,13 @@ def _tile(
     squared = distances(x, y)
     if on_diagonal:
         squared = squared.masked_fill(torch.eye(x.shape[-2], dtype=torch.bool, device=x.device), 0)
+    values: Any
     if kernel == "cauchy":
         values = sum(s / (s + squared) for s in scales.unbind())
     else:
         values = sum((squared / (-2 * s)).exp() for s in scales.unbind())
-    return values.sum((-2, -1), dtype=torch.float64)
+    total: Tensor = values.sum((-2, -1), dtype=torch.float64)
+    return total
 
 
 def _from_differences(x: Tensor, y: Tensor) -> Tensor:

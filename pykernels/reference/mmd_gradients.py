@@ -5,12 +5,13 @@ own (see `mmd`), kernels and their sums being those of the nodes,
 
     d / d x_i = 2 u_i G(x_i)        d / d u_i = 2 F(x_i) + 2 u_i (1 + c)^2 (u'Ku - kappa(0)), the last if unbiased,
 
-likewise for y with -w and c_v, and d / d s_l as the value itself, of the kernel d kappa / d s_l. The derivative field is
-interpolated, not the interpolated field differentiated: that is twenty times as accurate.
+likewise for y with -w and c_v, and d / d s_l as the value itself, of the kernel d kappa / d s_l. The derivative field
+is interpolated, not the interpolated field differentiated: that is twenty times as accurate.
 """
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,8 +62,10 @@ def value_and_slopes(
     result = problem.total(values)
     if not unbiased:
         result = result.clamp(min=0)
-    kept = tuple(slope if asked else None for slope, asked in zip(slopes, output_mask))
-    return result.to(x.dtype), kept
+    on_x, on_y, on_u, on_v, on_scales = (
+        slope if asked else None for slope, asked in zip(slopes, output_mask)
+    )
+    return result.to(x.dtype), (on_x, on_y, on_u, on_v, on_scales)
 
 
 def double_backward(
@@ -78,18 +81,18 @@ def double_backward(
 ) -> tuple[Tensor | None, ...]:
     """Derivatives of sum_k <cotangents[k], gradients[k]>, the gradients being grad times the slopes above, with
     respect to grad and the five inputs."""
-    leaves = [
+    leaves: list[Any] = [
         None if t is None else t.detach().requires_grad_() for t in (grad, x, y, x_masses, y_masses, scales)
     ]
     with torch.enable_grad():
-        problem = Problem.of(*leaves[1:5], unbiased)
+        problem = Problem.of(leaves[1], leaves[2], leaves[3], leaves[4], unbiased)
         groups = problem.groups(leaves[5], method, _DOUBLE_BACKWARD_TOLERANCE)
         result = problem.total([group.value(leaves[5]) for group in groups])
         inputs = [leaf for leaf in leaves[1:] if leaf is not None]
         upstream = leaves[0].to(result.dtype)
         first = torch.autograd.grad(result, inputs, upstream, create_graph=True, materialize_grads=True)
         pairs = zip(first, [t for t, leaf in zip(cotangents, leaves[1:]) if leaf is not None])
-        product = sum((gradient * t).sum() for gradient, t in pairs if t is not None)
+        product: Any = sum((gradient * t).sum() for gradient, t in pairs if t is not None)
         present = [leaf for leaf in leaves if leaf is not None]
         derivatives = iter(torch.autograd.grad(product, present, materialize_grads=True))
     return tuple(None if leaf is None else next(derivatives) for leaf in leaves)
@@ -110,7 +113,7 @@ def _mass_slopes(group: Group, w_and_u: Tensor, sums: Tensor, kappa_0: float, un
     if unbiased:
         own = (torch.stack(within) - kappa_0) * (1 + group.excess).square()
         slopes += 2 * group.masses * own[..., None]
-    return torch.where(torch.arange(points, device=slopes.device) < group.n, *slopes)
+    return torch.where(torch.arange(points, device=slopes.device) < group.n, slopes[0], slopes[1])
 
 
 def _scale_slopes(group: Group, w_and_u: Tensor, scales: Tensor) -> Tensor:
@@ -127,4 +130,4 @@ def _cauchy_by_scale(t: Tensor, scale: Tensor) -> Tensor:
 
 
 def _joined(parts: Sequence[Tensor], problem: Problem) -> Tensor:
-    return torch.cat(parts) if parts else problem.points
+    return torch.cat(list(parts)) if parts else problem.points

@@ -13,7 +13,7 @@ Positions are pairs (j, offset in the panel), so that differences are accurate h
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -182,10 +182,11 @@ def _tile(
 def _product(kernel: Tensor, masses: Tensor) -> Tensor:
     """kernel @ masses. BLAS splits long sums among its threads, so that bits would tell how many there are."""
     parts = zip(kernel.split(_SUMMED_AT_ONCE, 1), masses.split(_SUMMED_AT_ONCE))
-    return sum(part @ mass for part, mass in parts)
+    products: Tensor = sum(part @ mass for part, mass in parts)
+    return products
 
 
-def _recomputed(function: Callable, *arguments):
+def _recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
     """Calls the function; autograd keeps nothing of it but its arguments."""
     if not torch.is_grad_enabled():
         return function(*arguments)

@@ -13,8 +13,9 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
     parts = directions.split(max(1, CHUNK_ELEMENTS // per_direction))
     if len(parts) == 1:
         return _along(x, y, directions) / len(directions)
-    options = {"use_reentrant": False, "preserve_rng_state": False}
-    return sum(checkpoint(_along, x, y, part, **options) for part in parts) / len(directions)
+    sums = [checkpoint(_along, x, y, p, use_reentrant=False, preserve_rng_state=False) for p in parts]
+    total: Tensor = sum(sums)
+    return total / len(directions)
 
 
 def _along(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Makes `benchmarks` importable. The root goes last, so that the installed pykernels and vae come before its folders."""
+"""Makes `benchmarks` importable. The root is last, so that the installed pykernels and vae come before its folders."""
 
 import sys
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Mistakes to make in the CUDA sources, each as replacements of text, and what each ought to be caught by.
 
-The text is looked for in all CUDA sources of a room at once, whatever its line breaks, so that moving and formatting code
-costs nothing; it has to be there exactly once, or the mutation means nothing any more.
+The text is looked for in all CUDA sources of a room at once, whatever its line breaks, so that moving and formatting
+code costs nothing; it has to be there exactly once, or the mutation means nothing any more.
 """
 
 import re

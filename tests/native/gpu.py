@@ -3,7 +3,8 @@
     python -m tests.native.gpu build FOLDER ROOM [ARCHITECTURE]
     python -m tests.native.gpu run FOLDER ROOM [memcheck | racecheck | synccheck | initcheck]
 
-A room is `mixture` or `mmd`. Needs no GPU to build, for sm_90 say. Without one a run says so and exits with 3; with 1 where a problem failed.
+A room is `mixture` or `mmd`. Needs no GPU to build, for sm_90 say. Without one a run says so and exits with 3; with 1
+where a problem failed.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from pathlib import Path
 from tests.native import build
 
 ROOMS = ("mixture", "mmd")
-# Mode, first and last problem, seed, as the programs take them. Under a tool, which is slow, each call is made once, and
-# in parts, so that one that is ended leaves some of them.
+# Mode, first and last problem, seed, as the programs take them. Under a tool, which is slow, each call is made once,
+# and in parts, so that one that is ended leaves some of them.
 PLAIN = {
     "mixture": (("check", 0, 250, 1), ("threads", 1, 2, 2)),
     "mmd": (("check", 1000, 2000, 1), ("check", 0, 60, 1), ("threads", 1, 3, 2)),

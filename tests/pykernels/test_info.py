@@ -58,13 +58,8 @@ def test_a_variant_can_be_chosen():
     "name", ["mixture", "minibatch", "responsibilities", "divergences", "distributions", "mmd", "wasserstein"]
 )
 def test_examples_in_docstrings(name):
-    namespace = dict(
-        torch=torch,
-        Categorical=Categorical,
-        Independent=Independent,
-        MixtureSameFamily=MixtureSameFamily,
-        Normal=Normal,
-    )
+    used = (Categorical, Independent, MixtureSameFamily, Normal)
+    namespace = {"torch": torch, **{each.__name__: each for each in used}}
     failed, attempted = doctest.testmod(importlib.import_module(f"pykernels.{name}"), extraglobs=namespace)
     assert failed == 0 and attempted > 0
 

@@ -34,7 +34,7 @@ def test_order_of_components_does_not_matter(variant, dtype):
     inputs = mixture_inputs(9, 40, 4, dtype=dtype)
     order = torch.randperm(40)
     shuffled = Inputs(inputs.value, *(t[order] for t in inputs[1:]))
-    for a, b in zip(*map(lambda i: gaussian_mixture_joint_and_marginal_log_prob(*i), (inputs, shuffled))):
+    for a, b in zip(*(gaussian_mixture_joint_and_marginal_log_prob(*i) for i in (inputs, shuffled))):
         close(a, b)
 
 

@@ -138,7 +138,9 @@ def test_first_and_second_derivatives(variant, shapes):
     assert torch.autograd.gradcheck(responsibility_statistics, inputs)
     assert torch.autograd.gradgradcheck(responsibility_statistics, inputs)
     for output in range(3):
-        assert torch.autograd.gradcheck(lambda *inputs: responsibility_statistics(*inputs)[output], inputs)
+        assert torch.autograd.gradcheck(
+            lambda *inputs, output=output: responsibility_statistics(*inputs)[output], inputs
+        )
 
 
 def test_second_derivatives_tile_by_tile(monkeypatch):

@@ -73,7 +73,7 @@ def test_dimensions_that_collapsed_never_win():
 def test_nothing_left_is_0_with_a_warning():
     with pytest.warns(UserWarning, match="every dimension of the encodings has collapsed"):
         assert factor_score(torch.zeros(FACTORS.count, 3), FACTORS) == 0
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="every dimension"):
         assert factor_score(0.01 * oracle(), FACTORS) == 0
 
 

@@ -24,10 +24,8 @@ def test_every_seed_has_its_own_folder_and_is_run_once(tmp_path):
             raise KeyboardInterrupt
         return {"score": torch.rand(()).item()}
 
-    try:
+    with pytest.raises(KeyboardInterrupt):
         run(Toy(RunOptions(tmp_path / "r", seeds="3-5", device="cpu")), experiment)
-    except KeyboardInterrupt:
-        pass
     summary = run(Toy(RunOptions(tmp_path / "r", seeds="3-5", device="cpu", resume=True)), experiment)
     assert calls == [3, 4, 4, 5]
     torch.manual_seed(4)

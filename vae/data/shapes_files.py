@@ -66,7 +66,7 @@ def _pack(member: Any, count: int) -> Iterator[NDArray[numpy.uint8]]:
 
 
 def _read_exactly(member: Any, size: int) -> bytes:
-    content = member.read(size)
+    content: bytes = member.read(size)
     if len(content) != size:
         raise EOFError("imgs ends too early")
     return content
@@ -80,8 +80,8 @@ def write_cache(path: Path, blocks: Iterable[NDArray[numpy.uint8]], source: str)
         with temporary.open("wb") as file:
             checksum = 0
             for block in blocks:
-                file.write(block)
-                checksum = zlib.crc32(block, checksum)
+                file.write(block.data)
+                checksum = zlib.crc32(block.data, checksum)
             file.write(json.dumps({"source": source, "crc32": checksum}).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -109,7 +109,7 @@ def open_cache(path: Path, count: int, source: str) -> Tensor | None:
         if trailer["source"] != source:
             return None
         packed = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-        if zlib.crc32(packed.numpy()) != trailer["crc32"]:
+        if zlib.crc32(packed.numpy().data) != trailer["crc32"]:
             raise ValueError("its checksum does not match")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged ({error}): {remedy}") from error

@@ -5,6 +5,7 @@ Equivalent to the published data set (Matthey et al. 2017: same factors, values 
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from vae.data.factors import Factors
 SIDE = 64
 """Pixels along an edge of an image."""
 ALL = Factors(("shape", "scale", "orientation", "x", "y"), (3, 6, 40, 32, 32))
-VALUES = {
+VALUES: dict[str, Any] = {
     "shape": ("square", "ellipse", "heart"),
     "scale": numpy.linspace(0.5, 1, 6),
     "orientation": numpy.linspace(0, 2 * math.pi, 40),  # both ends, which are the same
@@ -64,9 +65,12 @@ def draw(
     right, down = numpy.meshgrid(middle - offset[0], middle - offset[1])
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
     u, v = cos * right + sin * down, cos * down - sin * right
+    inside: NDArray[numpy.bool_]
     if shape == 0:
-        return numpy.maximum(abs(u), abs(v)) <= SQUARE_HALF_SIDE
-    if shape == 1:
-        return numpy.hypot(u / ELLIPSE_SEMI_AXES[0], v / ELLIPSE_SEMI_AXES[1]) <= 1
-    x, y = u / HEART_UNIT, HEART_CENTROID - v / HEART_UNIT
-    return (x**2 + y**2 - 1) ** 3 <= x**2 * y**3
+        inside = numpy.maximum(abs(u), abs(v)) <= SQUARE_HALF_SIDE
+    elif shape == 1:
+        inside = numpy.hypot(u / ELLIPSE_SEMI_AXES[0], v / ELLIPSE_SEMI_AXES[1]) <= 1
+    else:
+        x, y = u / HEART_UNIT, HEART_CENTROID - v / HEART_UNIT
+        inside = (x**2 + y**2 - 1) ** 3 <= x**2 * y**3
+    return inside

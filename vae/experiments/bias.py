@@ -1,7 +1,8 @@
 """The bias study (appendix C): what minibatches do to estimates of KL(q(z)‖p(z)), measured and in training.
 
-On encodings with a known answer every estimator is held against what is predicted of it; then its bias against the batch
-size, the dimension and the size of the data set, other divergences, and networks trained with one estimator or another.
+On encodings with a known answer every estimator is held against what is predicted of it; then its bias against the
+batch size, the dimension and the size of the data set, other divergences, and networks trained with one estimator or
+another.
 """
 
 import math
@@ -28,7 +29,7 @@ class Bias:
     """Estimators of the aggregate posterior: their bias against batch size, and in training beside the β-VAE."""
 
     model: str = ""
-    """Run folder of vae pinwheel, fashion or shapes whose encodings are measured; else those of the last training here."""
+    """Run folder of vae pinwheel, fashion or shapes whose encodings are measured; else of the last training here."""
     num_points: int = 2048
     """Data points n of the constructed encodings."""
     latent_dim: int = 10
@@ -195,7 +196,7 @@ def train(config: Bias, folder: RunFolder, fabric: Fabric) -> dict[tuple[str, fl
     return found
 
 
-def child(config: Bias, objective: str, weight: float, run: RunOptions) -> Regularised:
+def child(config: Bias, objective: Any, weight: float, run: RunOptions) -> Regularised:
     return Regularised(
         objective=objective,
         weight=weight,

@@ -113,9 +113,10 @@ def training_plots(trained: Trained, batch_size: int) -> list[Plot]:
 
 
 def report(studies: Studies, predicted: Predicted, trained: Trained) -> dict[str, Table]:
-    tables = {}
+    tables: dict[str, Table] = {}
     for name, study in studies.items():
-        title = f"Estimates of KL(q‖p) − {study.truth:.3f}, which it is: {name}, n = {study.n}, I = {study.information:.2f}"
+        case = f"{name}, n = {study.n}, I = {study.information:.2f}"
+        title = f"Estimates of KL(q‖p) − {study.truth:.3f}, which it is: {case}"
         tables[title] = bias_table(study, predicted if not tables else {})
     tables["Training: objective, weight"] = training_table(trained)
     if len({weight for _, weight in trained}) > 1:
@@ -195,7 +196,7 @@ def summary(
     trained: Trained,
     batch_size: int,
 ) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for name, study in studies.items():
         found |= {f"{name}: exclusive_kl": study.truth, f"{name}: mutual_information": study.information}
         size = min(study.estimates, key=lambda each: abs(each - batch_size))
@@ -207,6 +208,6 @@ def summary(
     }
     for name, values in growth.items():
         found |= {f"{name}, D = {dims}, n = {n}: hfvae_bias": value for (dims, n), value in values.items()}
-    for (objective, weight), one in trained.items():
-        found |= {f"{objective}, weight {weight:g}: {key}": value for key, value in one.items()}
+    for (objective, weight), results in trained.items():
+        found |= {f"{objective}, weight {weight:g}: {key}": value for key, value in results.items()}
     return found

@@ -100,7 +100,8 @@ def experiment(config: Fashion, folder: RunFolder, fabric: Fabric) -> dict[str, 
             "no unbiased MMD: give another"
         )
     images, test_images = (fabric.to_device(item) for item in (images, test_images))
-    model = fabric.to_device(build(config))
+    model = build(config)
+    fabric.to_device(model)
     train(
         model,
         shuffled(images, config.batch_size, unit_interval),

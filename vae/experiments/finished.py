@@ -19,7 +19,7 @@ class Finished(NamedTuple):
 
 
 def load(folder: str) -> Finished:
-    """The trained model in a run folder of `vae pinwheel`, `fashion` or `shapes`, and data points of its training set."""
+    """The trained model in a run folder of `vae pinwheel`, `fashion` or `shapes`, and data of its training set."""
     path = Path(folder)
     try:
         name = json.loads((path / "config.json").read_text())["experiment"]

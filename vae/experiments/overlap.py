@@ -91,7 +91,8 @@ def experiment(config: Overlap, folder: RunFolder, fabric: Fabric) -> dict[str, 
         information: {name: measure(encoder, setting.x, config.draws) for name, encoder in encoders.items()}
         for information, encoders in compared.items()
     }
-    rows, summary = [], {}
+    rows: list[list[str]] = []
+    summary: dict[str, float] = {}
     for information, found in statistics.items():
         for name, one in found.items():
             numbers = one.summary()
@@ -146,7 +147,7 @@ def matched_encoders(config: Overlap, setting: Setting) -> Iterator[tuple[float,
     apart = torch.zeros(config.modes, setting.loc.shape[1])
     apart[:, 0] = extent * torch.arange(config.modes)
     for information in values:
-        encoders = {"trained": setting.trained} if setting.trained else {}
+        encoders: dict[str, Any] = {"trained": setting.trained} if setting.trained else {}
         settings = {}
         for name, (make, low, high) in kinds.items():
             settings[name] = matched(make, setting.x, information, low, high)
@@ -162,7 +163,7 @@ def draw(
 ) -> None:
     n = config.num_points
     reached, crowds = {}, {}
-    for name, (make, low, high) in families(config, setting).items():
+    for name, (make, _, _) in families(config, setting).items():
         if name == "ball and prior":
             values = torch.linspace(0.01, 0.99, 15).tolist()
         else:
@@ -179,24 +180,24 @@ def draw(
     }
     grid = torch.linspace(0, math.log(n), 50).tolist()
     crowds["n exp(−I)"] = Line(grid, [n * math.exp(-value) for value in grid], dashed=True, colour="grey")
-    information = "I(x;z), nats"
+    axis = "I(x;z), nats"
     panels = [
-        Plot("any I by the share of the ball", "λ", information, balls),
-        Plot("any I by the scale", "σ, in that of the encodings", information, reached, xscale="log"),
+        Plot("any I by the share of the ball", "λ", axis, balls),
+        Plot("any I by the scale", "σ, in that of the encodings", axis, reached, xscale="log"),
         Plot(
             "how many share a z, on average",
-            information,
+            axis,
             "mean perplexity",
             crowds,
             yscale="log",
             ylim=(0.8, 2 * n),
         ),
     ]
-    for value, found in statistics.items():
-        lines = {name: line_figures.quantile_line(one.perplexity) for name, one in found.items()}
+    for value, measured in statistics.items():
+        lines = {name: line_figures.quantile_line(one.perplexity) for name, one in measured.items()}
         title = f"how many share a z, I = {value:.3g}"
         panels.append(Plot(title, "share of the draws", "perplexity", lines, yscale="log"))
-        lines = {name: line_figures.quantile_line(one.distance) for name, one in found.items()}
+        lines = {name: line_figures.quantile_line(one.distance) for name, one in measured.items()}
         panels.append(
             Plot(
                 f"how far apart they are, I = {value:.3g}",

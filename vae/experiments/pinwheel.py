@@ -72,7 +72,9 @@ def main(config: Pinwheel) -> None:
 def experiment(config: Pinwheel, folder: RunFolder, fabric: Fabric) -> dict[str, float]:
     """Train once. The inclusive KL and the arm assignment are of the training set, whose encodings make q(z);
     the rest is of the test set."""
-    model, points, arms, test_points = (item.to(fabric.device) for item in build(config))
+    model, *data = build(config)
+    model.to(fabric.device)
+    points, arms, test_points = (item.to(fabric.device) for item in data)
     train(
         model,
         shuffled(points, config.batch_size),
@@ -175,5 +177,6 @@ def encodings(config: Pinwheel) -> tuple[Encoding, Tensor]:
     """The training set's encodings by a finished run, and the arms."""
     torch.manual_seed(config.run.seed)
     model, points, arms, _ = build(config)
-    model.load_state_dict(RunFolder(config).load_checkpoint()["model"])
+    state: Any = RunFolder(config).load_checkpoint()
+    model.load_state_dict(state["model"])
     return model.encode(points), arms

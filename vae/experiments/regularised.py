@@ -8,7 +8,7 @@ minibatch estimate turns into where encodings overlap little.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -54,7 +54,8 @@ class Regularised:
 def experiment(config: Regularised, folder: RunFolder, fabric: Fabric) -> dict[str, float]:
     """Everything is measured on the training set, whose q(z) it is; errors of estimates of KL(q‖p) from minibatches of
     the batch size are means over the second half of the training."""
-    model, points = (fabric.to_device(item) for item in build(config))
+    model, points = build(config)
+    model, points = model.to(fabric.device), points.to(fabric.device)
     model.bank = EncodingBank.of(model, points.split(500))
     train(
         model,
@@ -103,28 +104,29 @@ def trained(config: Regularised) -> tuple[VAE, Tensor]:
     """The model of a finished run, and its data points."""
     model, points = build(config)
     model.bank = EncodingBank.of(model, points.split(500))
-    model.load_state_dict(
-        RunFolder(replace(config, run=replace(config.run, resume=True))).load_checkpoint()["model"]
-    )
+    finished = replace(config, run=replace(config.run, resume=True))
+    state: Any = RunFolder(finished).load_checkpoint()
+    model.load_state_dict(state["model"])
     return model.eval(), points
 
 
 def objective(model: VAE, index: Tensor, *, config: Regularised, points: Tensor) -> Terms:
     """Of the data points `index`: that is what tells a bank whose encodings it is given."""
-    weights = {"alpha": config.weight, "beta": 0.0}
-    by_bank = partial(model.bank.exclusive_kl, index=index)
+    weights: dict[str, Any] = {"alpha": config.weight, "beta": 0.0}
+    bank: Any = model.bank
+    by_bank = partial(bank.exclusive_kl, index=index)
     divergence: Callable[[Distribution, Encoding], Tensor] = by_bank
     if config.objective == "beta-vae":
         weights = {"alpha": 0.0, "beta": config.weight}
     elif config.objective == "hfvae":
 
         def divergence(prior: Distribution, encoding: Encoding) -> Tensor:
-            model.bank.refresh(index, encoding)  # for the comparison only
+            bank.refresh(index, encoding)  # for the comparison only
             return divergences.exclusive_kl(prior, encoding, estimator="hfvae", dataset_size=len(points))
 
     elif config.objective != "bank":
         count = len(points) if config.objective == "exact" else min(REFRESHED * len(index), len(points))
-        model.bank.refresh_next(count, lambda index: model.encode(points[index]))
+        bank.refresh_next(count, lambda index: model.encode(points[index]))
     return decomposition(model, points[index], **weights, divergence=divergence)
 
 
@@ -140,7 +142,8 @@ def measure(model: VAE, *, points: Tensor, batch_size: int) -> dict[str, float]:
     now, prior, n = encodings(model, points), model.prior(), len(points)
     truth = exact_kl(now, prior)
     found: dict[str, list[float]] = {name: [] for name in (*ESTIMATORS, "bank", "exact")}
-    stale = Encoding(model.bank.loc, model.bank.scale, model.bank.loc)
+    bank: Any = model.bank
+    stale = Encoding(bank.loc, bank.scale, bank.loc)
     for _ in range(BATCHES):
         index = torch.randperm(n, device=points.device)[:batch_size]
         batch = Encoding(now.loc[index], now.scale[index], now.draw(index))

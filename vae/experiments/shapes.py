@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 
 from vae import alignment, figures, likelihoods, metrics, priors, seeds
 from vae.data.factors import Factors
@@ -125,7 +125,8 @@ def experiment(config: Shapes, folder: RunFolder, fabric: Fabric) -> dict[str, f
     """Train on all images. The scores are of all their encodings; there is no test set, as in the paper."""
     packed, factors = shapes(config.data, config.subset)
     packed = fabric.to_device(packed)
-    model = fabric.to_device(build(config, packed))
+    model = build(config, packed)
+    fabric.to_device(model)
     batch_size, epochs = config.schedule
     train(
         model,
@@ -186,7 +187,7 @@ def batches(packed: Tensor) -> Iterable[Tensor]:
     return map(unpack, packed.split(1024))
 
 
-def scores(loc: Tensor, factors: Factors, prior: Distribution) -> dict[str, float]:
+def scores(loc: Tensor, factors: Factors, prior: Independent[Any]) -> dict[str, float]:
     """Of the encodings' means: the disentanglement score by either protocol, under a Student-t prior also after
     each dimension was mapped to the normal that has its quantiles, and what others measure."""
     found = {
@@ -233,9 +234,10 @@ def draw(model: VAE, packed: Tensor, encoding: Encoding, folder: RunFolder) -> N
         figures.densities(panels, folder.figures / "student-t.png", extent=3.0, top=1 / (2 * math.pi))
 
 
-def prior_scale(prior: Distribution) -> Tensor:
+def prior_scale(prior: Independent[Any]) -> Tensor:
     """[D]: half of what lies between the quantiles that a normal has at ±1, which all priors have."""
-    return prior.base_dist.icdf(torch.tensor(0.8413447))
+    result: Tensor = prior.base_dist.icdf(torch.tensor(0.8413447))
+    return result
 
 
 def sweep(config: Shapes) -> dict[str, Any]:

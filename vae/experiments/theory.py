@@ -256,7 +256,9 @@ def surgery(
     yield Residual("Corollary 2 by weight surgery", case, difference)
 
 
-def marginal_likelihood(prior: Distribution, beta: float, generator: torch.Generator) -> Iterator[Residual]:
+def marginal_likelihood(
+    prior: MultivariateNormal, beta: float, generator: torch.Generator
+) -> Iterator[Residual]:
     """Eq 8's π(x) = p'(x), where both are known: a linear decoder with Gaussian noise."""
     covariance, dims = prior.covariance_matrix, prior.event_shape[0]
     normal = partial(torch.randn, dtype=torch.float64, generator=generator)

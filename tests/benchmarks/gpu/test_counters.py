@@ -9,8 +9,8 @@ NCU = f"""==PROF== Connected to process 1
 ==PROF== Profiling "forward_joint" - 0: 0%....100% - 10 passes
 {HEADER}
 "","","nsecond","inst","register/thread"
-"0","void pykernels::forward_joint<float, (int)10, (int)4, (int)1, (bool)0>(pykernels::X)","1,000,000","7,680,000","104"
-"1","void pykernels::forward_joint<float, (int)10, (int)4, (int)1, (bool)0>(pykernels::X)","2,000,000","210,432,000","104"
+"0","void pykernels::forward_joint<float, (int)10, (int)4, (int)1, (bool)0>(X)","1,000,000","7,680,000","104"
+"1","void pykernels::forward_joint<float, (int)10, (int)4, (int)1, (bool)0>(X)","2,000,000","210,432,000","104"
 "2","void pykernels::mmd::sum_over_pairs<float, 2, true, false>(pykernels::Y)","5,000,000","n/a","80"
 ==PROF== Disconnected
 """
