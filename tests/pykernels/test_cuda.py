@@ -39,6 +39,7 @@ OPS = {
     "responsibilities": (pykernels.responsibility_statistics, mixture),
     "direct": (partial(pykernels.cauchy_mmd, method="direct"), points),
     "panels": (partial(pykernels.cauchy_mmd, method="panels"), points),
+    "MMD of vectors": (pykernels.mmd, points),
 }
 """Function and what makes its inputs, of a seed if it takes one."""
 

@@ -64,7 +64,8 @@ CASES = {
     "distribution": partial(mixture, density_of_draws),
     "dimension-wise MMD": partial(of_points, pykernels.cauchy_mmd),
     "dimension-wise MMD, weighted": partial(of_points, weighted_mmd),
-    "sliced Wasserstein": partial(of_points, pykernels.sliced_wasserstein, m=20),
+    "MMD of vectors": partial(of_points, pykernels.mmd),
+    "sliced Wasserstein": partial(of_points, pykernels.sliced_wasserstein),
 }
 
 
