@@ -12,6 +12,13 @@ namespace {
 
 using check::Mirror;
 
+// A field that is new may be an address, which has to be moved to the GPU below.
+constexpr size_t kWord = 8;
+static_assert(sizeof(MixtureProblem) ==
+              4 * kWord + sizeof(BatchShape) + 4 * sizeof(StridedTensor) + sizeof(PairWeights));
+static_assert(sizeof(MixtureForward) == sizeof(MixtureProblem) + 10 * kWord);
+static_assert(sizeof(MixtureBackward) == sizeof(MixtureProblem) + 9 * kWord + 4 * sizeof(StridedTensor));
+
 int64_t item_size(const MixtureProblem& p) { return p.dtype == Dtype::float32 ? 4 : 8; }
 int64_t batch_rows(const MixtureProblem& p) { return batch_count(p.batch) * p.rows; }
 

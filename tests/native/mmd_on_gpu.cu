@@ -10,6 +10,12 @@ extern const MmdVariant mmd_there;
 
 namespace {
 
+// A field that is new may be an address, which has to be moved to the GPU below.
+constexpr size_t kWord = 8;
+static_assert(sizeof(MmdProblem) ==
+              8 * kWord + sizeof(BatchShape) + 4 * sizeof(StridedTensor) + kMostMmdScales * sizeof(double));
+static_assert(sizeof(MmdArguments) == sizeof(MmdProblem) + 6 * kWord);
+
 Status run(const MmdArguments& args, MmdExecution execution) {
   check::Mirror mirror;
   const MmdProblem& p = args.problem;
