@@ -14,7 +14,6 @@ namespace {
 constexpr size_t kWord = 8;
 static_assert(sizeof(MmdProblem) ==
               8 * kWord + sizeof(BatchShape) + 4 * sizeof(StridedTensor) + kMostMmdScales * sizeof(double));
-static_assert(sizeof(MmdArguments) == sizeof(MmdProblem) + 6 * kWord);
 
 Status run(const MmdArguments& args, MmdExecution execution) {
   check::Mirror mirror;
