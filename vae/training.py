@@ -38,9 +38,10 @@ def train(
     Continues from the folder's checkpoint where there is one, bit for bit: everything random is drawn from
     torch's global generators, whose state the checkpoint holds.
 
-    With `capture` a GPU replays the step as a CUDA graph, for which the objective must keep to what `Replayed` says.
+    With `capture` a single GPU replays the step as a CUDA graph, for which the objective must keep to what `Replayed`
+    says.
     """
-    capture = capture and fabric.device.type == "cuda"
+    capture = capture and fabric.device.type == "cuda" and fabric.world_size == 1
     bare_optimizer = torch.optim.Adam(model.parameters(), lr, betas, amsgrad=True, fused=True)
     bare_model = model
     model, optimizer = fabric.setup(model, bare_optimizer)
