@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 T = TypeVar("T")
 Group = dist.ProcessGroup | None
@@ -110,13 +109,40 @@ def _placed(part: Tensor, rows: Rows) -> Tensor:
     return whole
 
 
+def differentiable_once(
+    backward: Callable[..., tuple[Tensor | None, ...]],
+) -> Callable[..., tuple[Tensor | None, ...]]:
+    """A Function's backward whose results, where they are differentiated again, by the gradient or by a saved tensor,
+    raise an error."""
+
+    def attached(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            results = backward(ctx, grad)
+        sources = grad, *ctx.saved_tensors
+        return tuple(r if r is None else _Once.apply(r, *sources) for r in results)
+
+    return staticmethod(attached)
+
+
+class _Once(Function):
+    @staticmethod
+    def forward(ctx, result, *sources):
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise NotImplementedError(
+            "the functions of pykernels.distributed can be differentiated once: for second derivatives gather the "
+            "encodings, and use those of pykernels"
+        )
+
+
 class _Summed(Function):
     @staticmethod
     def forward(ctx, part, group):
         return all_reduce(part, group)
 
-    @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad):
         return grad, None
 
@@ -127,8 +153,7 @@ class _Shared(Function):
         ctx.group = group
         return whole.view_as(whole)
 
-    @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad):
         return all_reduce(grad, ctx.group), None
 
@@ -139,8 +164,7 @@ class _Gathered(Function):
         ctx.rows, ctx.in_parts = rows, in_parts
         return all_reduce(_placed(part, rows), rows.group)
 
-    @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad):
         whole = all_reduce(grad, ctx.rows.group) if ctx.in_parts else grad
         return whole[ctx.rows.own], None, None
@@ -152,8 +176,7 @@ class _OwnRows(Function):
         ctx.rows = rows
         return whole[rows.own].clone()
 
-    @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad):
         return all_reduce(_placed(grad, ctx.rows), ctx.rows.group), None
 
@@ -164,7 +187,6 @@ class _Copied(Function):
         ctx.copies = copies
         return tensor.view_as(tensor)
 
-    @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad):
         return grad / ctx.copies, None

@@ -96,7 +96,9 @@ class SharedMixture:
 
     def _nothing(self, columns: int) -> Tensor:
         """The log-densities of no components; backward passes still reach these, as on other ranks."""
-        reached = self.loc.sum() + self.scale.expand(self.loc.shape).sum() + 0 * self.points.sum()
+        reached = self.loc.sum() + self.scale.expand(self.loc.shape).sum() + self.points[:0].sum()
+        if self.log_weights is not None:
+            reached = reached + self.log_weights.expand(self.loc.shape[:1]).sum()
         return self.points.new_full((len(self.points), columns), -math.inf) + reached
 
     def _own(self, merged: Tensor) -> Tensor:

@@ -10,12 +10,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from . import _checks
 from ._collectives import Group as ProcessGroup
-from ._collectives import Rows, agreed, all_reduce, copied, equal_on_all, gathered, shared, summed
+from ._collectives import (
+    Rows,
+    agreed,
+    all_reduce,
+    copied,
+    differentiable_once,
+    equal_on_all,
+    gathered,
+    shared,
+    summed,
+)
 from .mmd import cauchy_mmd as one_process_cauchy_mmd
 from .reference.mmd import (
     METHODS,
@@ -127,13 +136,13 @@ class _PanelMmd(Function):
             None if s is None else s[:count].to(t.dtype)
             for s, t, count in zip(slopes, (x, y, scales, scales, scales), cut)
         ]
-        ctx.save_for_backward(*slopes)
+        ctx.save_for_backward(*slopes, x, y, x_masses, y_masses, scales)
         return value.to(x.dtype)
 
-    @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx, grad):
-        gradients = [None if s is None else (grad.double() * s).to(s.dtype) for s in ctx.saved_tensors]
+        slopes = ctx.saved_tensors[:5]
+        gradients = [None if s is None else (grad.double() * s).to(s.dtype) for s in slopes]
         return *gradients, None, None, None, None
 
 
