@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
+from ._transforms import differentiable_once
+
 T = TypeVar("T")
 Group = dist.ProcessGroup | None
 _REFUSED = -1
@@ -107,34 +109,6 @@ def _placed(part: Tensor, rows: Rows) -> Tensor:
     whole = part.new_zeros(rows.total, *part.shape[1:])
     whole[rows.own] = part
     return whole
-
-
-def differentiable_once(
-    backward: Callable[..., tuple[Tensor | None, ...]],
-) -> Callable[..., tuple[Tensor | None, ...]]:
-    """A Function's backward whose results, where they are differentiated again, by the gradient or by a saved tensor,
-    raise an error."""
-
-    def attached(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        with torch.no_grad():
-            results = backward(ctx, grad)
-        sources = grad, *ctx.saved_tensors
-        return tuple(r if r is None else _Once.apply(r, *sources) for r in results)
-
-    return staticmethod(attached)
-
-
-class _Once(Function):
-    @staticmethod
-    def forward(ctx, result, *sources):
-        return result.view_as(result)
-
-    @staticmethod
-    def backward(ctx, grad):
-        raise NotImplementedError(
-            "the functions of pykernels.distributed can be differentiated once: for second derivatives gather the "
-            "encodings, and use those of pykernels"
-        )
 
 
 class _Summed(Function):

@@ -19,12 +19,12 @@ from ._collectives import (
     agreed,
     all_reduce,
     copied,
-    differentiable_once,
     equal_on_all,
     gathered,
     shared,
     summed,
 )
+from ._transforms import differentiable_once
 from .mmd import cauchy_mmd as one_process_cauchy_mmd
 from .reference.mmd import (
     METHODS,
