@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.distributions import Distribution
 from tyro.conf import OmitArgPrefixes
 
-from pykernels import DiagonalGaussianMixture, inclusive_kl
-from vae import figures, likelihoods, metrics, priors, seeds
+from pykernels import DiagonalGaussianMixture
+from vae import figures, likelihoods, metrics, priors, ranks, seeds
 from vae.data.pinwheel import pinwheel
 from vae.model import VAE, Encoding
 from vae.networks import GaussianMLP
 from vae.objectives import decomposition
+from vae.ranks import Shard
 from vae.run import RunError, RunFolder, RunOptions, parse_seeds
 from vae.training import shuffled, single_threaded, train
 
@@ -58,6 +59,7 @@ class Pinwheel:
                 raise RunError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive")
 
 
+IN_SEVERAL_PROCESSES = True
 SETTINGS = ({"alpha": 1.0, "beta": 0.0}, {"alpha": 0.0, "beta": 1.0}, {"alpha": 10.0, "beta": 0.0})
 """What --compare runs: the paper's two, and one that brings the inclusive KL further down."""
 
@@ -74,15 +76,17 @@ def experiment(config: Pinwheel, folder: RunFolder, fabric: Fabric) -> dict[str,
     """Train once. The inclusive KL and the arm assignment are of the training set, whose encodings make q(z);
     the rest is of the test set."""
     model, points, arms, test_points = (item.to(fabric.device) for item in build(config))
+    shard = Shard.of(len(points))
+    own_points = shard.own(points)
     train(
         model,
-        shuffled(points, config.batch_size),
+        shuffled(own_points, config.batch_size, shard=shard),
         partial(
             decomposition,
             alpha=config.alpha,
             beta=config.beta,
             divergence=partial(full_inclusive_kl, num_samples=min(config.batch_size, config.num_points)),
-            data=points if config.batch_size < config.num_points else None,
+            data=own_points if config.batch_size < config.num_points else None,
         ),
         epochs=config.epochs,
         lr=config.lr,
@@ -97,7 +101,8 @@ def experiment(config: Pinwheel, folder: RunFolder, fabric: Fabric) -> dict[str,
             "arm_assignment": metrics.assignment_accuracy(arms, nearest),
             **metrics.evaluate(model, test_points.split(100)),
         }
-    draw(model.cpu(), points.cpu(), arms.cpu(), folder)
+    if ranks.is_first():
+        draw(model.cpu(), points.cpu(), arms.cpu(), folder)
     return summary
 
 
@@ -121,7 +126,7 @@ def model_and_data(config: Pinwheel) -> tuple[VAE, Tensor]:
 
 def full_inclusive_kl(prior: Distribution, encoding: Encoding, *, num_samples: int) -> Tensor:
     """KL(p(z)‖q(z)) from fresh prior draws to the mixture of the encodings."""
-    return inclusive_kl(prior, encoding.loc, encoding.scale, num_samples=num_samples)
+    return ranks.kernels().inclusive_kl(prior, encoding.loc, encoding.scale, num_samples=num_samples)
 
 
 @torch.no_grad()
