@@ -1,6 +1,7 @@
 """Mean discrepancies of two samples whose points are shared out among ranks: panels of which all know the masses at the
 nodes, and sums over the pairs of a rank's own points with all."""
 
+import ctypes
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import pad
 
-from . import _checks
+from . import _checks, _launch
 from ._collectives import Group as ProcessGroup
 from ._collectives import (
     Rows,
@@ -35,7 +36,9 @@ from .reference.mmd import (
     sum_of_kernels,
 )
 from .reference.mmd_gradients import solved
-from .reference.mmd_panels import Nodes, Rule, panel_rule, shared_nodes
+from .reference.mmd_panels import MOST_SHARED_NODES, Nodes, Rule, panel_rule, shared_nodes
+
+_FARTHEST = 2.0**20  # in panels: so far positions in a panel are accurate in float32
 
 
 def cauchy_mmd(
@@ -50,18 +53,23 @@ def cauchy_mmd(
     group: ProcessGroup,
 ) -> Tensor:
     _checks.mmd_options(method, METHODS, tolerance)
-    x, y, scales, *rows = _agreed_inputs(x, y, scales, x_weights, y_weights, unbiased, group)
+    inputs = _agreed_inputs(x, y, scales, x_weights, y_weights, unbiased, group)
+    (x, y, scales), rows, kernels = inputs
     weights = x_weights, y_weights
     tolerance = tolerance or default_tolerance(x.dtype)
     rule = None if method == "direct" else panel_rule(tuple(scales.tolist()), tolerance)
-    panels = rule and _panels(x.detach(), y.detach(), rule, group)
-    if panels is None:
+    if rule is not None:
+        reach = _Reach.of((x, y), group)
+        kernels = kernels and reach.fits_kernel(rule)
+        nodes = None if kernels else reach.nodes((x, y), rule)
+    if rule is None or (nodes is None and not kernels):
         x, y = (gathered(t, of, in_parts=False) for t, of in zip((x, y), rows))
         u, v = (None if w is None else gathered(w, of, in_parts=False) for w, of in zip(weights, rows))
         options = {"unbiased": unbiased, "method": method, "tolerance": tolerance}
         return one_process_cauchy_mmd(x, y, copied(scales, group), x_weights=u, y_weights=v, **options)
     masses = [None if w is None else _normalised(w, group) for w in weights]
-    return _PanelMmd.apply(x, y, *masses, copied(scales, group), unbiased, panels, rows, group)
+    panels = _Panels(unbiased, tolerance, reach, nodes, rows, group)
+    return _PanelMmd.apply(x, y, *masses, copied(scales, group), panels)
 
 
 def mmd(
@@ -75,7 +83,7 @@ def mmd(
     _checks.mmd_kernel(kernel)
     if scales is None:
         scales = default_vector_scales(x.shape[-1])
-    x, y, scales, *rows = _agreed_inputs(x, y, scales, None, None, unbiased, group)
+    (x, y, scales), rows, _ = _agreed_inputs(x, y, scales, None, None, unbiased, group)
     everything = [gathered(t, of, in_parts=True).double() for t, of in zip((x, y), rows)]
     # As in one process, so that float64 products tell float32 distances.
     center = everything[1].detach().median(0).values if x.dtype != torch.float64 else 0
@@ -91,59 +99,103 @@ def mmd(
     return (total - diagonal).to(x.dtype)
 
 
+class _Reach(NamedTuple):
+    """How far the points of all ranks reach."""
+
+    ends: Tensor  # [2, D], in float64: the lowest and the highest
+    undefined: Tensor  # [D]: where some point is infinite or NaN; the ends are 0 there
+
+    @classmethod
+    def of(cls, samples: Sequence[Tensor], group: ProcessGroup) -> "_Reach":
+        some = [t.detach() for t in samples if len(t)]
+        reach = samples[0].new_full((3, samples[0].shape[1]), -math.inf, dtype=torch.float64)
+        if some:
+            lowest = torch.stack([t.amin(0) for t in some]).amin(0).double()
+            highest = torch.stack([t.amax(0) for t in some]).amax(0).double()
+            undefined = ~(lowest.isfinite() & highest.isfinite())
+            reach = torch.stack([-lowest, highest, undefined.double()])
+            reach[:2, undefined] = 0
+        reach = all_reduce(reach, group, dist.ReduceOp.MAX)
+        undefined = reach[2] > 0
+        return cls(torch.stack([-reach[0], reach[1]]).masked_fill(undefined, 0), undefined)
+
+    def fits_kernel(self, rule: Rule) -> bool:
+        """Whether the compiled kernels surely hold it in panels that all dimensions share."""
+        first, last = (self.ends / rule.width).round()
+        return first.abs().max() < _FARTHEST and ((last - first).max() + 2) * rule.order <= MOST_SHARED_NODES
+
+    def nodes(self, samples: Sequence[Tensor], rule: Rule) -> Nodes | None:
+        """The nodes of a rank's points, and of two that hold no mass, the ends; None if there were too many."""
+        columns = torch.cat([*(t.detach().double() for t in samples), self.ends])
+        return shared_nodes(columns.masked_fill(self.undefined, 0).mT, rule)
+
+
 class _Panels(NamedTuple):
-    """Panels that hold the points of all ranks, in every dimension."""
+    """What all panels have in common, and whether the compiled kernels sum over them."""
 
-    nodes: Nodes  # of the rank's points, and of two that hold no mass: the lowest and the highest of all
-    undefined: Tensor  # [D]: where some rank has an infinite or NaN point
-
-
-def _panels(x: Tensor, y: Tensor, rule: Rule, group: ProcessGroup) -> _Panels | None:
-    """None if they were too many."""
-    points = torch.cat([x, y]).double()
-    undefined = ~points.isfinite().all(0)
-    reach = points.new_full((3, x.shape[1]), -math.inf)
-    if len(points):
-        defined = points.masked_fill(undefined, 0)
-        reach = torch.stack([-defined.amin(0), defined.amax(0), undefined.double()])
-    reach = all_reduce(reach, group, dist.ReduceOp.MAX)
-    undefined = reach[2] > 0
-    ends = torch.stack([-reach[0], reach[1]])
-    columns = torch.cat([points, ends]).masked_fill(undefined, 0).mT
-    nodes = shared_nodes(columns, rule)
-    return None if nodes is None else _Panels(nodes, undefined)
+    unbiased: bool
+    tolerance: float
+    reach: _Reach
+    nodes: Nodes | None
+    rows: Sequence[Rows]
+    group: ProcessGroup
 
 
 class _PanelMmd(Function):
     @staticmethod
-    def forward(ctx, x, y, x_masses, y_masses, scales, unbiased, panels, rows, group):
-        dims, mask = x.shape[1], ctx.needs_input_grad[:5]
-        excess, masses, places = [], [], ((0, len(y) + 2), (len(x), 2))
-        for mass, of, place in zip((x_masses, y_masses), rows, places):
-            if mass is None:
-                mass = scales.new_full((of.count,), 1 / of.total, device=x.device)
-                squares = mass.new_tensor(1 / of.total)
-            else:
-                squares = all_reduce(mass.square().sum(), group)
-            excess.append((squares / (1 - squares) if unbiased else torch.zeros_like(squares)).expand(dims))
-            masses.append(pad(mass, place).expand(dims, -1))
-        masses, excess = torch.stack(masses), torch.stack(excess)
-        own = Group(slice(0, dims), panels.nodes, masses, excess, len(x))
-        problem = Problem(panels.nodes.xi, masses, excess, panels.undefined, (), dims, len(x))
-        value, slopes = solved(problem, [(own, all_reduce(own.compressed(), group))], scales, unbiased, mask)
-        cut = len(x), len(y), len(x), len(y), None
-        slopes = [
-            None if s is None else s[:count].to(t.dtype)
-            for s, t, count in zip(slopes, (x, y, scales, scales, scales), cut)
-        ]
-        ctx.save_for_backward(*slopes, x, y, x_masses, y_masses, scales)
+    def forward(ctx, x, y, x_masses, y_masses, scales, panels):
+        inputs, mask = (x, y, x_masses, y_masses, scales), ctx.needs_input_grad[:5]
+        excess = [0.0, 0.0]
+        for s, (mass, of) in enumerate(zip((x_masses, y_masses), panels.rows)):
+            if panels.unbiased:
+                squares = (
+                    1 / of.total if mass is None else all_reduce(mass.square().sum(), panels.group).item()
+                )
+                excess[s] = squares / (1 - squares)
+        solve = _by_kernel if panels.nodes is None else _by_reference
+        value, slopes = solve(inputs, excess, panels, mask)
+        ctx.save_for_backward(*slopes, *inputs)
         return value.to(x.dtype)
 
     @differentiable_once
     def backward(ctx, grad):
         slopes = ctx.saved_tensors[:5]
-        gradients = [None if s is None else (grad.double() * s).to(s.dtype) for s in slopes]
-        return *gradients, None, None, None, None
+        return *(None if s is None else (grad.double() * s).to(s.dtype) for s in slopes), None
+
+
+def _by_kernel(
+    inputs: Sequence[Tensor | None], excess: Sequence[float], panels: _Panels, mask: Sequence[bool]
+) -> tuple[Tensor, list[Tensor | None]]:
+    def add_up(address: int, count: int) -> None:
+        numbers = (ctypes.c_double * count).from_address(address)
+        dist.all_reduce(torch.frombuffer(numbers, dtype=torch.float64), group=panels.group)
+
+    ranges = panels.reach.ends.masked_fill(panels.reach.undefined, math.nan).mT.flatten().tolist()
+    share = ranges, [float(of.total) for of in panels.rows], list(excess), add_up
+    options = panels.unbiased, "panels", panels.tolerance, list(mask)
+    value, *slopes = _launch.cauchy_mmd(*inputs, *options, share)
+    given = iter(slopes)
+    return value, [next(given) if asked else None for asked in mask]
+
+
+def _by_reference(
+    inputs: Sequence[Tensor | None], excess: Sequence[float], panels: _Panels, mask: Sequence[bool]
+) -> tuple[Tensor, list[Tensor | None]]:
+    x, y, *given, scales = inputs
+    dims, masses = x.shape[1], []
+    for mass, of, place in zip(given, panels.rows, ((0, len(y) + 2), (len(x), 2))):
+        if mass is None:
+            mass = x.new_full((of.count,), 1 / of.total, dtype=torch.float64)
+        masses.append(pad(mass, place).expand(dims, -1))
+    masses = torch.stack(masses)
+    excess = masses.new_tensor(excess)[:, None].expand(2, dims)
+    own = Group(slice(0, dims), panels.nodes, masses, excess, len(x))
+    problem = Problem(panels.nodes.xi, masses, excess, panels.reach.undefined, (), dims, len(x))
+    parts = [(own, all_reduce(own.compressed(), panels.group))]
+    value, slopes = solved(problem, parts, scales, panels.unbiased, mask)
+    kept = [None if s is None else s[:count] for s, count in zip(slopes, 2 * (len(x), len(y)))]
+    points = [None if s is None else s.to(x.dtype) for s in kept[:2]]
+    return value, [*points, *kept[2:], slopes[4]]
 
 
 def _agreed_inputs(
@@ -154,7 +206,9 @@ def _agreed_inputs(
     y_weights: Tensor | None,
     unbiased: bool,
     group: ProcessGroup,
-) -> tuple[Tensor, Tensor, Tensor, Rows, Rows]:
+) -> tuple[tuple[Tensor, Tensor, Tensor], list[Rows], bool]:
+    """Points and scales, whose points are where, and whether compiled kernels take them on all ranks."""
+
     def check():
         for name, tensor in (("x", x), ("y", y)):
             if tensor.dim() != 2:
@@ -166,9 +220,11 @@ def _agreed_inputs(
         some = [t if len(t) else t.new_zeros(1, t.shape[1]) for t in (x, y)]
         *points, checked = _checks.mmd_inputs(*some, scales, *weights, unbiased=False)
         points = [t.to(p.dtype) for t, p in zip((x, y), points)]
-        return (*points, checked), (len(x), len(y), x.shape[1])
+        others = any(t is not None and t.requires_grad for t in (x_weights, y_weights, checked))
+        kernels = not others and _kernel_takes_shares(points[0], checked)
+        return (*points, checked), (len(x), len(y), x.shape[1], int(kernels))
 
-    inputs, (*counts, dims) = agreed(check, 3, x.device, group)
+    inputs, (*counts, dims, kernels) = agreed(check, 4, x.device, group)
     equal_on_all("the number of dimensions D", dims)
     rows = [Rows.of(count, group) for count in counts]
     for name, of in zip("xy", rows):
@@ -177,7 +233,13 @@ def _agreed_inputs(
                 f"{name} must hold at least {1 + unbiased} point(s), on all ranks together, but holds {of.total}: pass "
                 "more points, or unbiased=False, for which one will do"
             )
-    return *inputs, *rows
+    return inputs, rows, all(kernels)
+
+
+def _kernel_takes_shares(x: Tensor, scales: Tensor) -> bool:
+    """Those of a CPU do; none gives slopes of masses and scales."""
+    by_kernel, _ = _launch._kernel_gives(x, scales, "panels", [False] * 5)
+    return by_kernel and x.is_cpu and not _launch.gives_slopes(x)
 
 
 def _normalised(weights: Tensor, group: ProcessGroup) -> Tensor:

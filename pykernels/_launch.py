@@ -298,6 +298,7 @@ def cauchy_mmd(
     method: str,
     tolerance: float,
     slopes_mask: list[bool],
+    share: tuple | None = None,
 ) -> list[Tensor]:
     inputs = x, y, x_masses, y_masses, scales
     by_kernel, by_reference = _kernel_gives(x, scales, method, slopes_mask)
@@ -327,6 +328,7 @@ def cauchy_mmd(
             *addresses,
             variant_for(x),
             *_place(x),
+            share,
         )
     others = []
     if by_reference:

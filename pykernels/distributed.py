@@ -317,11 +317,11 @@ def cauchy_mmd(
     Returns:
         A scalar, the same on all ranks.
 
-    Every rank moves its points to the nodes of panels that all share, and the masses there are summed: that, 16 D N bytes
-    for N nodes, is what a call sends, whatever n and m are, and nothing backwards (with weights, 8 bytes). N is 30 to 60
-    times the distance that the points reach over, in units of the root of the smallest scale; points that need more than
-    2048 nodes, and those of the method "direct", are sent to all ranks, which all compute the same. This is plain torch
-    in float64, and takes for each point several times as long as the kernels of one process.
+    Every rank moves its points to the nodes of panels that all share, and what they hold is summed: that, 16 D N bytes
+    for N nodes, is what a call sends, whatever n and m are, and nothing backwards (with weights, 8 bytes each). With the
+    default scales N is 32 for each unit that the points reach over, and 64 in float64. Points that need more than 2048
+    nodes, and those of the method "direct", are sent to all ranks, which all compute the same. On a GPU, and where a
+    weight or scale requires a gradient, all but the sums is plain torch, which takes many times as long as the kernels.
 
     Gradients: see the module. Errors are those of `pykernels.cauchy_mmd`, n and m being those of all ranks.
 

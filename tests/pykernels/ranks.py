@@ -90,6 +90,17 @@ def same_points(api, a, total):
     return weighed(torch.sum, joint) + weighed(torch.sum, marginal)
 
 
+def undefined(api, a, total):
+    """A dimension with an infinite point: no number, and no slope there."""
+    x = torch.cat(
+        [a["loc"], torch.where((a["index_of_encoding"] == 40)[:, None], math.inf, a["loc"])[:, :1]], 1
+    )
+    y = torch.cat([a["y"], a["y"][:, :1]], 1)
+    value = api.cauchy_mmd(x, y, method="panels")
+    assert value.isnan()
+    return api.cauchy_mmd(x[:, 1:3], y[:, 1:3], method="panels")
+
+
 def streamed(api, a, total):
     """Each rank's encodings come in blocks."""
     z, mixture = a["shared"], (a["loc"], a["scale"])
@@ -139,7 +150,14 @@ CASES = {
             api.kl_decomposition(a["loc"] + 1, a["loc"], a["scale"], correlated(a)), 1
         )
     ),
-    "cauchy_mmd": lambda api, a, total: api.cauchy_mmd(a["loc"], a["y"], a["scales"], method="panels"),
+    "cauchy_mmd": lambda api, a, total: api.cauchy_mmd(a["loc"], a["y"], (0.5, 1.0), method="panels"),
+    "cauchy_mmd, given weights": lambda api, a, total: api.cauchy_mmd(
+        a["loc"], a["y"], y_weights=a["y_weights"].detach(), unbiased=False, method="panels"
+    ),
+    "cauchy_mmd by scales": lambda api, a, total: api.cauchy_mmd(
+        a["loc"], a["y"], a["scales"], method="panels"
+    ),
+    "cauchy_mmd, partly undefined": undefined,
     "cauchy_mmd, weighted": lambda api, a, total: api.cauchy_mmd(
         a["loc"],
         a["y"],
@@ -267,9 +285,9 @@ class Counted:
     def __exit__(self, *exception):
         dist.all_reduce = self.real
 
-    def counted(self, tensor, *arguments):
+    def counted(self, tensor, *arguments, **options):
         self.bytes += tensor.nbytes
-        return self.real(tensor, *arguments)
+        return self.real(tensor, *arguments, **options)
 
 
 def main(results):

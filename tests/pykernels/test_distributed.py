@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch.distributions import Independent, Normal
 
 import pykernels
-from pykernels import distributed
+from pykernels import _launch, distributed
 from tests.pykernels import ranks
 from tests.pykernels.ranks import CASES, COMPONENTS, DIMS, OTHERS, POINTS, SHARES
 
@@ -31,10 +31,11 @@ SENT = {
     "exclusive_kl": (POINTS * (DIMS + 2) + MEAN, POINTS * POINT),
     "kl_decomposition": (POINTS * (3 * DIMS + 4) + 5, POINTS * (2 * DIMS + 2)),
     "cauchy_mmd": (PANELS, 0),
+    "cauchy_mmd by scales": (PANELS, 0),
     "cauchy_mmd, weighted": (PANELS + 4, 2),
     "mmd": ((COMPONENTS + OTHERS) * DIMS + 1, (COMPONENTS + OTHERS) * DIMS),
 }
-"""Numbers, forward and backward, beside three counts for each rank: the table in docs/scale.md."""
+"""Numbers, forward and backward, beside three or four counts for each rank: the table in docs/scale.md."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,8 @@ def test_values_and_gradients_are_those_of_one_process(found, size, case):
 @pytest.mark.parametrize("case", SENT)
 def test_what_is_sent(found, size, case):
     forward, backward = SENT[case]
-    assert found[size]["found"][case][1:] == [8 * (forward + 3 * size), 8 * backward]
+    counts = (4 if "mmd" in case else 3) * size
+    assert found[size]["found"][case][1:] == [8 * (forward + counts), 8 * backward]
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -77,6 +79,24 @@ def test_what_one_rank_refuses_raises_on_all(found, size):
     )
     for said in every:
         assert all(found.startswith(start) for found, start in zip(said[1:], expected, strict=True))
+
+
+def shared_call(reach, add_up):
+    x = torch.linspace(0, reach, 10, dtype=torch.float64)[:, None]
+    scales = torch.ones(1, dtype=torch.float64)
+    share = [0.0, float(reach)], [10.0, 10.0], [0.0, 0.0], add_up
+    return _launch.cauchy_mmd(x, x + 0, None, None, scales, True, "panels", 1e-7, [False] * 5, share)
+
+
+@pytest.mark.skipif(_launch.current_variant() == _launch.REFERENCE, reason="the kernels are not built")
+def test_what_goes_wrong_while_ranks_add_up_is_raised():
+    def broken(address, count):
+        raise ConnectionError("rank 1 is gone")
+
+    with pytest.raises(ConnectionError, match="rank 1 is gone"):
+        shared_call(1, broken)
+    with pytest.raises(RuntimeError, match="reach over too many panels"):
+        shared_call(1e6, lambda address, count: None)
 
 
 def test_without_a_process_group_there_is_one_process():
