@@ -2,8 +2,8 @@ r"""The divergences over encodings that are shared out among the ranks of a proc
 
 Names and arguments are those of `pykernels`, and `group`, None for the default one. Rank r holds n_r of the n encodings
 and B_r of the B points, any numbers, 0 included; results and gradients are, up to rounding, those of one process that
-holds all of them, rank after rank. A few numbers for each point cross between ranks, never an encoding. Where no process
-group is initialised these *are* the functions of `pykernels`.
+holds all of them, rank after rank. Of a mixture only points, and a few numbers for each, cross between ranks, never an
+encoding: docs/scale.md counts them. Where no process group is initialised these *are* the functions of `pykernels`.
 
 Gradients. From a result that all ranks have, each computes the same loss, and calls `backward` once. Then
 

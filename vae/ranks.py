@@ -39,6 +39,8 @@ class Shard(NamedTuple):
 
     @classmethod
     def of(cls, total: int) -> "Shard":
+        if total < world_size():
+            raise ValueError(f"{total} data points are too few for {world_size()} processes: start fewer")
         bounds = [total * rank // world_size() for rank in range(world_size() + 1)]
         return cls(bounds[rank()], bounds[rank() + 1] - bounds[rank()], total)
 

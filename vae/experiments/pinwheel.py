@@ -169,9 +169,10 @@ def compare(config: Pinwheel) -> dict[str, Any]:
         one = seeds.one_of(child.run, parse_seeds(child.run.seeds)[median])
         encoding, arms = encodings(replace(child, run=replace(one, resume=True)))
         panels.append(aggregate_panel(f"q(z), {name}, seed {one.seed}", encoding, arms))
-    figures.densities(panels, folder.figures / "aggregate.png")
-    scales = {"inclusive_kl": "log", "arm_assignment": "linear"}
-    figures.by_setting(summaries, scales, folder.figures / "seeds.png")
+    if ranks.is_first():
+        figures.densities(panels, folder.figures / "aggregate.png")
+        scales = {"inclusive_kl": "log", "arm_assignment": "linear"}
+        figures.by_setting(summaries, scales, folder.figures / "seeds.png")
     folder.finish(summaries)
     return summaries
 

@@ -255,7 +255,8 @@ def sweep(config: Shapes) -> dict[str, Any]:
     settings = [prior | {"beta": beta} for prior, beta in product(compared, config.betas)]
     children = seeds.variants(replace(config, sweep=False), settings, "0-1" if config.run.quick else "0-4")
     summaries = {name: seeds.run(child, experiment) for name, child in children.items()}
-    draw_figure2([child.run.out for child in children.values()], folder.figures / "figure2.png")
+    if ranks.is_first():
+        draw_figure2([child.run.out for child in children.values()], folder.figures / "figure2.png")
     folder.finish(summaries)
     return summaries
 
