@@ -17,7 +17,7 @@ from torch.autograd import Function
 from ._transforms import differentiable_once
 
 T = TypeVar("T")
-Group = dist.ProcessGroup | None
+Group = "dist.ProcessGroup | None"  # by name: some builds of torch have none
 _REFUSED = -1
 
 
@@ -44,11 +44,11 @@ def world_size(group: Group) -> int:
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
-def all_reduce(tensor: Tensor, group: Group, op: dist.ReduceOp.RedOpType = dist.ReduceOp.SUM) -> Tensor:
-    """The only collective there is, of a copy: with zeros in place of what others have, it also gathers. That moves
-    twice the bytes of an all-gather, and takes any shares in one message."""
+def all_reduce(tensor: Tensor, group: Group, *, largest: bool = False) -> Tensor:
+    """Sum or maximum over ranks, of a copy. There is no other collective: with zeros in place of what others have, this
+    gathers too. It moves twice the bytes of an all-gather, and takes any shares in one message."""
     result = tensor.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(result, op, group)
+    dist.all_reduce(result, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM, group)
     return result
 
 

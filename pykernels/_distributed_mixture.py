@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from . import _aggregate_checks, _checks
@@ -115,7 +114,7 @@ def logsumexp(log_prob: Tensor, group: Group) -> Tensor:
 
 def _largest(log_prob: Tensor, group: Group) -> Tensor:
     """Over ranks; 0 where it is infinite."""
-    largest = all_reduce(log_prob, group, dist.ReduceOp.MAX)
+    largest = all_reduce(log_prob, group, largest=True)
     return largest.masked_fill(largest.isinf(), 0)
 
 

@@ -115,7 +115,7 @@ class _Reach(NamedTuple):
             undefined = ~(lowest.isfinite() & highest.isfinite())
             reach = torch.stack([-lowest, highest, undefined.double()])
             reach[:2, undefined] = 0
-        reach = all_reduce(reach, group, dist.ReduceOp.MAX)
+        reach = all_reduce(reach, group, largest=True)
         undefined = reach[2] > 0
         return cls(torch.stack([-reach[0], reach[1]]).masked_fill(undefined, 0), undefined)
 
