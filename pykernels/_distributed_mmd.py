@@ -3,7 +3,7 @@ nodes, and sums over the pairs of a rank's own points with all."""
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ from .reference.mmd import (
 from .reference.mmd_gradients import solved
 from .reference.mmd_panels import MOST_SHARED_NODES, Nodes, Rule, panel_rule, shared_nodes
 
+_ROWS = 16
 _FARTHEST = 2.0**20  # in panels: so far positions in a panel are accurate in float32
 
 
@@ -110,8 +111,8 @@ class _Reach(NamedTuple):
         some = [t.detach() for t in samples if len(t)]
         reach = samples[0].new_full((3, samples[0].shape[1]), -math.inf, dtype=torch.float64)
         if some:
-            lowest = torch.stack([t.amin(0) for t in some]).amin(0).double()
-            highest = torch.stack([t.amax(0) for t in some]).amax(0).double()
+            lowest, highest = (torch.cat([_folded(t, end) for t in some]) for end in (torch.amin, torch.amax))
+            lowest, highest = lowest.amin(0).double(), highest.amax(0).double()
             undefined = ~(lowest.isfinite() & highest.isfinite())
             reach = torch.stack([-lowest, highest, undefined.double()])
             reach[:2, undefined] = 0
@@ -128,6 +129,16 @@ class _Reach(NamedTuple):
         """The nodes of a rank's points, and of two that hold no mass, the ends; None if there were too many."""
         columns = torch.cat([*(t.detach().double() for t in samples), self.ends])
         return shared_nodes(columns.masked_fill(self.undefined, 0).mT, rule)
+
+
+def _folded(points: Tensor, end: Callable[..., Tensor]) -> Tensor:
+    """A few rows with the ends of all: torch is several times as fast along long rows."""
+    folded = len(points) // _ROWS
+    rest = points[folded * _ROWS :]
+    if folded == 0:
+        return rest
+    ends = end(points[: folded * _ROWS].reshape(folded, -1), 0)
+    return torch.cat([ends.view(_ROWS, -1), rest])
 
 
 class _Panels(NamedTuple):
