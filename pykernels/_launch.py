@@ -293,6 +293,7 @@ def cauchy_mmd(
     method: str,
     tolerance: float,
     slopes_mask: list[bool],
+    share: tuple | None = None,
 ) -> list[Tensor]:
     inputs: Any = x, y, x_masses, y_masses, scales
     by_kernel, by_reference = _kernel_gives(x, scales, method, slopes_mask)
@@ -324,6 +325,7 @@ def cauchy_mmd(
             *addresses,
             variant_for(x),
             *_place(x),
+            share,
         )
     others: Sequence[Tensor | None] = []
     if by_reference:

@@ -16,8 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pykernels import cauchy_mmd
-from vae import figures, likelihoods, metrics, priors, seeds
+from vae import figures, likelihoods, metrics, priors, ranks, seeds
 from vae.data.fashion import CLASSES, fashion_mnist, unit_interval
 from vae.model import VAE, Encoding, encode_all, evaluating
 from vae.networks import DCGANDecoder, DCGANEncoder
@@ -157,7 +156,7 @@ def batches(images: Tensor) -> Iterable[Tensor]:
 
 def mmd_to_prior(prior: Distribution, encoding: Encoding) -> Tensor:
     """Eq 10 between the encodings' draws and as many of the prior: unbiased, so it may be below 0."""
-    return cauchy_mmd(encoding.z, prior.sample(encoding.z.shape[:1]))
+    return ranks.kernels().cauchy_mmd(encoding.z, ranks.sample(prior, encoding.z))
 
 
 def draw(model: VAE, images: Tensor, classes: Tensor, encoding: Encoding, folder: RunFolder) -> None:

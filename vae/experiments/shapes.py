@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from vae import alignment, figures, likelihoods, metrics, priors, seeds
+from vae import alignment, figures, likelihoods, metrics, priors, ranks, seeds
 from vae.data.factors import Factors
 from vae.data.shapes import shapes, unpack
 from vae.disentanglement import KIM_MNIH, PUBLISHED, factor_score
@@ -24,9 +24,12 @@ from vae.model import VAE, Encoding, encode_all, evaluating
 from vae.networks import ShapesDecoder, ShapesEncoder
 from vae.objectives import beta_vae
 from vae.pca import singular_values
+from vae.ranks import Shard
 from vae.run import RunError, RunFolder, RunOptions, finished_runs
 from vae.student_t import StudentT
 from vae.training import shuffled, train
+
+IN_SEVERAL_PROCESSES = True
 
 
 class Schedule(NamedTuple):
@@ -128,9 +131,10 @@ def experiment(config: Shapes, folder: RunFolder, fabric: Fabric) -> dict[str, f
     model = build(config, packed)
     fabric.to_device(model)
     batch_size, epochs = config.schedule
+    shard = Shard.of(len(packed))
     train(
         model,
-        shuffled(packed, batch_size, unpack),
+        shuffled(shard.own(packed), batch_size, unpack, shard),
         beta_vae(config.beta),
         epochs=epochs,
         lr=config.lr,
@@ -145,7 +149,8 @@ def experiment(config: Shapes, folder: RunFolder, fabric: Fabric) -> dict[str, f
         **scores(encoding.loc, factors, model.prior()),
         **metrics.evaluate(model, batches(some), config.iwae_samples),
     }
-    draw(model.cpu(), some.cpu(), Encoding(*(item.cpu() for item in encoding)), folder)
+    if ranks.is_first():
+        draw(model.cpu(), some.cpu(), Encoding(*(item.cpu() for item in encoding)), folder)
     return summary
 
 
@@ -252,7 +257,8 @@ def sweep(config: Shapes) -> dict[str, Any]:
     settings = [prior | {"beta": beta} for prior, beta in product(compared, config.betas)]
     children = seeds.variants(replace(config, sweep=False), settings, "0-1" if config.run.quick else "0-4")
     summaries = {name: seeds.run(child, experiment) for name, child in children.items()}
-    draw_figure2([child.run.out for child in children.values()], folder.figures / "figure2.png")
+    if ranks.is_first():
+        draw_figure2([child.run.out for child in children.values()], folder.figures / "figure2.png")
     folder.finish(summaries)
     return summaries
 
