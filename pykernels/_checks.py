@@ -49,6 +49,10 @@ def minibatch_inputs(
             f"dataset_size must be an integer, but came as {type(dataset_size).__name__}: it is the number of "
             "encodings that the minibatch was drawn from, len(dataset)"
         )
+    if dataset_size >= 1 << 63:
+        raise ValueError(
+            f"dataset_size must be below 2^63, but is {dataset_size}: it is the size of the data set"
+        )
     if not 2 <= size <= dataset_size:
         raise ValueError(
             f"the minibatch must hold 2 <= B <= dataset_size encodings, but loc has shape {_shape(loc)}, B = {size}, "

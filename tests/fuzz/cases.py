@@ -97,7 +97,7 @@ class Maker:
                 lambda t: t.long(),
                 lambda t: t.to(torch.complex64),
                 lambda t: t.double() if t.dtype != torch.float64 else t.float(),
-                lambda t: t[..., :0],
+                lambda t: t[..., :0] if t.dim() else t.new_empty(0),
                 lambda t: t[..., None],
                 lambda t: t.flatten(),
                 lambda t: torch.cat([t, t], -1),
@@ -145,6 +145,20 @@ def of_mixture(make: Maker) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if make.maybe(0.5):
         tensors["log_weights"] = make.tensor(*make.part_of(batch), make.random.choice((1, n)))
     return tensors, {}
+
+
+def of_distribution(make: Maker) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    n, dims = make.size(), make.size(20)
+    tensors = {"value": make.tensor(make.size(), dims), "loc": make.tensor(n, dims)}
+    return tensors | {"scale": make.tensor(n, dims, positive=True), "logits": make.tensor(n)}, {}
+
+
+def distribution_log_prob(value: Tensor, loc: Tensor, scale: Tensor, logits: Tensor) -> Tensor:
+    return pykernels.DiagonalGaussianMixture(loc, scale, logits).log_prob(value)
+
+
+def reference_distribution_log_prob(value: Tensor, loc: Tensor, scale: Tensor, logits: Tensor) -> Tensor:
+    return reference.gaussian_mixture_log_prob(value, loc, scale, logits.log_softmax(-1))
 
 
 def of_minibatch(make: Maker) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -243,6 +257,7 @@ FUNCTIONS = {
     "gaussian_mixture_marginal_log_prob": of_mixture,
     "gaussian_mixture_joint_and_marginal_log_prob": of_mixture,
     "responsibility_statistics": of_mixture,
+    "DiagonalGaussianMixture": of_distribution,
     "responsibility_statistics_from_log_prob": of_log_prob,
     "minibatch_log_prob": of_minibatch,
     "aggregate_entropy": of_aggregate,
@@ -261,7 +276,9 @@ def case(number: int) -> Case:
     make = Maker(number)
     tensors, options = FUNCTIONS[name](make)
     native = torch.float64 if make.dtype == torch.float64 else torch.float32
-    oracle = partial(sliced, dtype=native) if name == "sliced_wasserstein" else getattr(reference, name)
-    return Case(
-        name, getattr(pykernels, name), oracle, tensors, options, make.tame and make.lawful, make.lawful
-    )
+    call, oracle = getattr(pykernels, name), getattr(reference, name, None)
+    if name == "sliced_wasserstein":
+        oracle = partial(sliced, dtype=native)
+    if name == "DiagonalGaussianMixture":
+        call, oracle = distribution_log_prob, reference_distribution_log_prob
+    return Case(name, call, oracle, tensors, options, make.tame and make.lawful, make.lawful)

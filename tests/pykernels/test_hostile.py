@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import pykernels
+import pykernels.reference
 from pykernels import _launch, cauchy_mmd, gaussian_mixture_log_prob
 from tests.cases import gradients, mixture_inputs
 from tests.fuzz.check import problem_with
@@ -168,6 +169,22 @@ def test_sparse_tensors_are_refused_in_words():
         gaussian_mixture_log_prob(dense, dense.to_sparse(), torch.ones(()))
     with pytest.raises(TypeError, match="y must be a dense tensor"):
         cauchy_mmd(dense, dense.to_sparse())
+
+
+def test_what_random_calls_found_is_refused_in_words():
+    points = torch.zeros(3, 2)
+    with pytest.raises(ValueError, match=r"dataset_size must be below 2\^63"):
+        pykernels.minibatch_log_prob(points, points, torch.ones(()), 10**30, "mss")
+    with pytest.raises(TypeError, match="x must be a tensor, but came as list"):
+        pykernels.mmd([[0.0]], points)
+
+
+def test_the_references_mmd_has_float64_scales():
+    """Such as 0.2, which float32 has not, as a list: the error was 1e-8."""
+    x, y = torch.randn(2, 40, 3, dtype=torch.float64)
+    scales = torch.tensor([0.2, 1.3], dtype=torch.float64)
+    ours, expected = (pykernels.reference.mmd(x, y, scales=given) for given in (scales.tolist(), scales))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
 def test_an_exception_in_a_callers_hook_leaves_nothing_behind():
