@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributions import Independent, Normal
 
 import pykernels
 import pykernels.reference
@@ -175,6 +176,14 @@ def test_what_random_calls_found_is_refused_in_words():
     points = torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"dataset_size must be below 2\^63"):
         pykernels.minibatch_log_prob(points, points, torch.ones(()), 10**30, "mss")
+    prior = Independent(Normal(torch.zeros(2), torch.ones(2)), 1)
+    for function in (pykernels.exclusive_kl, pykernels.kl_decomposition):
+        with pytest.raises(
+            ValueError, match=r"scale must broadcast to loc \[n, D\], but has shape \[3, 3, 1\]"
+        ):
+            function(points, points, torch.ones(3, 3, 1), prior)
+    with pytest.raises(ValueError, match=r"log_weights must broadcast to \[n\], but has shape \[4, 3\]"):
+        pykernels.inclusive_kl(prior, points, torch.ones(()), torch.zeros(4, 3), num_samples=5)
     with pytest.raises(TypeError, match="x must be a tensor, but came as list"):
         pykernels.mmd([[0.0]], points)
 
