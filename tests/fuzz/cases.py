@@ -33,9 +33,9 @@ class Case(NamedTuple):
 
 
 class Maker:
-    def __init__(self, number: int):
-        self.random = random.Random(number)
-        self.generator = torch.Generator().manual_seed(number)
+    def __init__(self, chance: random.Random, seed: int):
+        self.random = chance
+        self.generator = torch.Generator().manual_seed(seed)
         self.dtype = self.random.choice(
             (torch.float32, torch.float32, torch.float64, torch.float64, torch.float16)
         )
@@ -272,8 +272,11 @@ FUNCTIONS = {
 
 def case(number: int) -> Case:
     names = list(FUNCTIONS)
-    name = names[number % len(names)]
-    make = Maker(number)
+    return case_of(names[number % len(names)], Maker(random.Random(number), number))
+
+
+def case_of(name: str, make: Maker) -> Case:
+    """A call of this function, as the maker's chance will have it."""
     tensors, options = FUNCTIONS[name](make)
     native = torch.float64 if make.dtype == torch.float64 else torch.float32
     call, oracle = getattr(pykernels, name), getattr(reference, name, None)

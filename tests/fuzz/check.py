@@ -15,10 +15,10 @@ REFUSALS = (TypeError, ValueError)
 def problem_with(number: int) -> tuple[str, str | None]:
     """The kind of outcome, and what is wrong with it."""
     one = case(number)
-    return one.name, _problem(one)
+    return one.name, problem_of(one)
 
 
-def _problem(one: Case) -> str | None:
+def problem_of(one: Case) -> str | None:
     leaves = {
         name: t.detach().requires_grad_() if isinstance(t, Tensor) and t.is_floating_point() else t
         for name, t in one.tensors.items()
