@@ -47,6 +47,18 @@ def reduction_name(reduction: str) -> None:
         raise ValueError(f"reduction must be 'mean' or 'none' (one value for each z), but is {reduction!r}")
 
 
+def one_mixture(scale: Tensor, log_weights: Tensor | None) -> None:
+    """Checks that there is one mixture, where `loc` is of one."""
+    if isinstance(scale, Tensor) and scale.dim() > 2:
+        raise ValueError(
+            f"scale must broadcast to loc [n, D], but has shape {_shape(scale)}: call once per batch element"
+        )
+    if isinstance(log_weights, Tensor) and log_weights.dim() > 1:
+        raise ValueError(
+            f"log_weights must broadcast to [n], but has shape {_shape(log_weights)}: call once per batch element"
+        )
+
+
 def own_encodings(z: Tensor, loc: Tensor, index: Tensor | None) -> None:
     """Whether each z can be told the encoding that it was drawn from."""
     if index is None and len(z) != len(loc):

@@ -49,6 +49,10 @@ def minibatch_inputs(
             f"dataset_size must be an integer, but came as {type(dataset_size).__name__}: it is the number of "
             "encodings that the minibatch was drawn from, len(dataset)"
         )
+    if dataset_size >= 1 << 63:
+        raise ValueError(
+            f"dataset_size must be below 2^63, but is {dataset_size}: it is the size of the data set"
+        )
     if not 2 <= size <= dataset_size:
         raise ValueError(
             f"the minibatch must hold 2 <= B <= dataset_size encodings, but loc has shape {_shape(loc)}, B = {size}, "
@@ -239,6 +243,11 @@ def _computing_dtype(named: dict[str, Tensor]) -> torch.dtype:
                 f"{name} must be float16, bfloat16, float32 or float64, but is {_short(tensor.dtype)}: "
                 f"convert it with {name}.to(torch.float32)"
             )
+        if tensor.layout != torch.strided:
+            raise TypeError(
+                f"{name} must be a dense tensor, but its layout is {_short(tensor.layout)}: convert it with "
+                f"{name}.to_dense()"
+            )
     doubles = [name for name, tensor in named.items() if tensor.dtype == torch.float64]
     if doubles and len(doubles) < len(named):
         found = ", ".join(f"{name} is {_short(tensor.dtype)}" for name, tensor in named.items())
@@ -382,5 +391,5 @@ def _shape(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _short(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")

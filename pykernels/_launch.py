@@ -66,6 +66,11 @@ def current_variant() -> str:
     return _variant
 
 
+def compiled() -> Any:
+    """The compiled module; None without one. Asked at each call, since tests put another one in."""
+    return _C
+
+
 def built() -> dict[str, str | list[str]]:
     """What the compiled module says of itself; empty without one."""
     return _C.built() if _C else {}

@@ -63,6 +63,7 @@ def inclusive_kl(
         tensor(1.3863)
     """
     _checks.inclusive_kl_arguments(prior, loc, num_samples, samples)
+    _aggregate_checks.one_mixture(scale, log_weights)
     size = torch.Size(() if num_samples is None else (num_samples,))
     if samples is not None:
         points = samples
@@ -132,6 +133,7 @@ def aggregate_entropy(
         tensor(0.9189)
     """
     _aggregate_checks.aggregate_arguments(z, loc, estimator, dataset_size, index, log_weights, reduction)
+    _aggregate_checks.one_mixture(scale, log_weights)
     return reduced(-_log_density(z, loc, scale, estimator, dataset_size, log_weights), reduction)
 
 
@@ -178,6 +180,7 @@ def exclusive_kl(
         tensor(-6.4078)
     """
     _aggregate_checks.aggregate_arguments(z, loc, estimator, dataset_size, index, log_weights, reduction)
+    _aggregate_checks.one_mixture(scale, log_weights)
     _checks.prior_of_points(prior, loc)
     log_density = _log_density(z, loc, scale, estimator, dataset_size, log_weights)
     return reduced(log_density - prior.log_prob(z), reduction)
@@ -236,6 +239,7 @@ def kl_decomposition(
         [0.6931, 0.6931, 4.2189, 0.0]
     """
     _aggregate_checks.aggregate_arguments(z, loc, estimator, dataset_size, index, log_weights, reduction)
+    _aggregate_checks.one_mixture(scale, log_weights)
     _aggregate_checks.own_encodings(z, loc, index)
     _checks.prior_of_points(prior, loc)
     z, loc, scale, log_weights = _checks.mixture_inputs(z, loc, scale, log_weights)

@@ -137,7 +137,7 @@ def mmd(
     """
     _checks.mmd_kernel(kernel)
     if scales is None:
-        scales = default_vector_scales(x.shape[-1])
+        scales = default_vector_scales(_checks.sample_inputs(x, y)[0].shape[-1])
     x, y, scales = _checks.mmd_inputs(x, y, scales, unbiased=unbiased)
     if scales.device != x.device and not (scales.requires_grad or torch.compiler.is_compiling()):
         # Filled in there: a CUDA graph can hold no copy.

@@ -114,7 +114,10 @@ class RunFolder:
         ranks.from_first(None)
 
     def rows(self) -> list[dict[str, float]]:
-        return [json.loads(line) for line in self._metrics.read_text().splitlines()]
+        try:
+            return [json.loads(line) for line in self._metrics.read_text().splitlines()]
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{self._metrics} is damaged ({error}): restore a copy") from error
 
     def log(self, row: dict[str, float]) -> None:
         if not ranks.is_first():
@@ -148,8 +151,12 @@ class RunFolder:
                 if archive.testzip() is not None:
                     raise ValueError("a checksum does not match")
             state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
-            epoch = state.pop("epoch")
-            random = state.pop("random")
+            epoch, random = int(state.pop("epoch")), state.pop("random")
+            torch.set_rng_state(random["cpu"])
+            if ranks.world_size() == 1 or not random["cuda"]:
+                torch.cuda.set_rng_state_all(random["cuda"])
+            else:
+                torch.cuda.set_rng_state(random["cuda"][0])  # that of the first rank
         except Exception as error:  # torch, zipfile and pickle each have their own kinds for a damaged file
             raise RunError(f"{self._checkpoint} is damaged ({error}): {remedy}") from error
         lines = self._metrics.read_bytes().splitlines(keepends=True) if self._metrics.exists() else []
@@ -157,11 +164,6 @@ class RunFolder:
             raise RunError(f"{self._metrics} has only {len(lines)} of the {epoch} rows: {remedy}")
         if ranks.is_first():
             _write_atomically(self._metrics, b"".join(lines[:epoch]))
-        torch.set_rng_state(random["cpu"])
-        if ranks.world_size() == 1 or not random["cuda"]:
-            torch.cuda.set_rng_state_all(random["cuda"])
-        else:
-            torch.cuda.set_rng_state(random["cuda"][0])  # that of the first rank
         return {"epoch": epoch, **state}
 
 
@@ -178,7 +180,7 @@ def stored_config(config_class: Any, options: RunOptions) -> Any:
         # JSON has lists where a configuration has tuples.
         settings = {n: tuple(v) if isinstance(v, list) else v for n, v in stored["settings"].items()}
         return config_class(**settings, run=run)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(
             f"{path} does not fit {config_class.__name__} ({error}): give another --out"
         ) from error
@@ -208,6 +210,8 @@ def _content(config: Any) -> dict[str, Any]:
 def _check_same(path: Path, config: Any) -> None:
     """Everything must be as it was, but the data set may have moved."""
     asked, stored = json.loads(json.dumps(_content(config))), _read_json(path / "config.json")
+    if not all(isinstance(stored.get(group), dict) for group in ("settings", "run", "versions")):
+        raise RunError(f"{path / 'config.json'} is damaged: restore a copy, or give another --out")
     for group in ("settings", "run"):
         for name, now in asked[group].items():
             if name != "data" and now != (before := stored[group].get(name)):
@@ -240,9 +244,11 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
         return content
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): restore a copy, or give another --out") from error
 
 

@@ -58,7 +58,10 @@ def mmd(
     unbiased: bool = True,
 ) -> Tensor:
     """MMD^2 of whole vectors, [*batch]: kernel sum_l s_l / (s_l + |x - y|^2) or sum_l exp(-|x - y|^2 / (2 s_l))."""
-    scales = torch.as_tensor(default_vector_scales(x.shape[-1]) if scales is None else scales)
+    if not isinstance(scales, Tensor):
+        scales = torch.tensor(
+            scales or default_vector_scales(x.shape[-1]), dtype=torch.float64, device=x.device
+        )
     if unbiased:
         weights = [1 / (t.shape[-2] * (t.shape[-2] - 1)) for t in (x, y)]
         diagonals = [weight * t.shape[-2] * len(scales) for weight, t in zip(weights, (x, y))]

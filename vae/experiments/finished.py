@@ -32,5 +32,10 @@ def load(folder: str) -> Finished:
     config = stored_config(getattr(experiment, name), RunOptions(path, resume=True))
     torch.manual_seed(config.run.seed)
     model, data = experiment.model_and_data(config)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"--model {folder}: its checkpoint.pt does not fit its config.json ({error})"
+        ) from error
     return Finished(name.lower(), model.eval(), data)

@@ -102,6 +102,7 @@ def build(config: Regularised) -> tuple[VAE, Tensor]:
 
 def trained(config: Regularised) -> tuple[VAE, Tensor]:
     """The model of a finished run, and its data points."""
+    torch.manual_seed(config.run.seed)  # of which the points are drawn
     model, points = build(config)
     model.bank = EncodingBank.of(model, points.split(500))
     finished = replace(config, run=replace(config.run, resume=True))
