@@ -119,7 +119,10 @@ void backward_task(const BackwardProblem<T>& problem, const MixturePlan& plan, B
     pack_components(problem.components, first, at_most(step, last - first), scratch.chunk);
     const T kept_bits =
         static_cast<T>(at_least_real(0, 0.5 * ::log2(static_cast<double>(highest_precision(scratch.chunk)))));
-    run(scratch, memory.up, first_group, last_group, negligible - kept_bits, grad_rows);
+    {
+      const SubnormalsAsZero flushed;
+      run(scratch, memory.up, first_group, last_group, negligible - kept_bits, grad_rows);
+    }
     put(memory.loc, plan, problem.components, scratch.chunk, scratch.total_first, dims, task);
     put(memory.scale, plan, problem.components, scratch.chunk, scratch.total_second, dims, task);
     put(memory.log_weights, plan, problem.components, scratch.chunk, scratch.total_joint_mass, 1, task);

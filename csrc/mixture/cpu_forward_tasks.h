@@ -43,6 +43,7 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
   for (int64_t first = split * plan.components_per_split; first < last && !interrupted(interrupt, thread);
        first += step) {
     pack_components(problem.components, first, at_most(step, last - first), scratch.chunk);
+    const SubnormalsAsZero flushed;
     for (int64_t group = first_group; group < last_group; ++group) {
       const T* rows = memory.rows + group * dims * kGroup;
       if (moments) {

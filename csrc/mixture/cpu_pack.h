@@ -6,6 +6,7 @@
 
 #include "core/arena.h"
 #include "core/simd.h"
+#include "core/subnormals.h"
 #include "core/tensor.h"
 #include "mixture/cpu_plan.h"
 #include "mixture/mixture.h"

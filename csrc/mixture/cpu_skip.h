@@ -228,6 +228,7 @@ void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const Mixtu
 
   T* const picked = scratch.picked;  // rows that the leaf reaches, from any group, side by side
   int64_t source[kGroup];
+  const SubnormalsAsZero flushed;
   for (int64_t l = split * leaves / plan.splits;
        l < (split + 1) * leaves / plan.splits && !interrupted(interrupt, thread); ++l) {
     const T* const box = memory.skip.boxes + l * (3 * dims + 1);
