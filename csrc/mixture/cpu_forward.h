@@ -122,7 +122,7 @@ void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, const T* of
       }
     }
 #pragma GCC unroll 8
-    for (int k = 0; k < kGroup; ++k) partial[k] += exp2(x[k]);
+    for (int k = 0; k < kGroup; ++k) partial[k] = add_exp2(x[k], partial[k]);
   }
   for (int k = 0; k < kGroup; ++k) state.total[k] += static_cast<double>(sum(partial[k]));
 }

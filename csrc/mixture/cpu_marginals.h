@@ -79,7 +79,7 @@ void add_patch(const Chunk<T>& chunk, const T* rows, const T* offsets, int64_t d
         }
       }
 #pragma GCC unroll 8
-      for (int k = 0; k < kRows; ++k) partial[j][k] += exp2(x[k]);
+      for (int k = 0; k < kRows; ++k) partial[j][k] = add_exp2(x[k], partial[j][k]);
     }
     for (int k = 0; kSquares && k < kRows; ++k) {
       T* const total = squares.total + place + k * kLanes<T>;

@@ -5,7 +5,7 @@
 #include <math.h>
 
 #include "core/arena.h"
-#include "core/simd.h"
+#include "core/exp2.h"
 #include "core/subnormals.h"
 #include "core/tensor.h"
 #include "mixture/cpu_plan.h"
