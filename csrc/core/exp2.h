@@ -1,6 +1,7 @@
 // 2^x for vectors of x below the overflow of T: 2^-inf = 0, NaN stays NaN, results under the normal range may
 // be flushed to 0. It comes as a product, scale * fraction, so that whoever sums such numbers needs no
-// instruction for the product. The relative error is 1e-7 (float) and 2e-16 (double); 2^x is exact for integers.
+// instruction for the product. The relative error is 1e-7 (float) and 2e-16 (double); 2^x is exact for
+// integers.
 #pragma once
 
 #include "core/simd.h"
@@ -14,8 +15,8 @@ template <class T> struct PowerOfTwo {
 
 #if defined(__AVX512F__)
 
-// x = k + j / 2^kBits + r: the table has 2^(j / 2^kBits), a polynomial 2^r, and one instruction scales by 2^k,
-// k = floor(x). All rounding is downwards, so that the three parts agree. An infinite x has r = 0.
+// x = k + j / 2^kBits + r: the table has 2^(j / 2^kBits), a polynomial 2^r, and one instruction scales by
+// 2^k, k = floor(x). All rounding is downwards, so that the three parts agree. An infinite x has r = 0.
 template <class T> struct RootsOfTwo;
 template <> struct RootsOfTwo<float> {
   static constexpr int kBits = 5;
@@ -29,26 +30,28 @@ template <> struct RootsOfTwo<float> {
 };
 template <> struct RootsOfTwo<double> {
   static constexpr int kBits = 4;
-  alignas(64) static constexpr double table[16] = {
-      1.0,
-      1.04427378242741384,
-      1.09050773266525766,
-      1.13878863475669165,
-      1.18920711500272107,
-      1.24185781207348405,
-      1.29683955465100967,
-      1.35425554693689273,
-      1.41421356237309505,
-      1.47682614593949931,
-      1.54221082540794082,
-      1.61049033194925431,
-      1.68179283050742909,
-      1.75625216037329948,
-      1.83400808640934246,
-      1.91520656139714729};
-  static constexpr double polynomial[] = {1.5736283229054103100e-4, 1.3330742238179969422e-3,
-                                          9.6181408031339019502e-3, 5.5504108419540639172e-2,
-                                          2.4022650696146327049e-1, 6.9314718055993774108e-1,
+  alignas(64) static constexpr double table[16] = {1.0,
+                                                   1.04427378242741384,
+                                                   1.09050773266525766,
+                                                   1.13878863475669165,
+                                                   1.18920711500272107,
+                                                   1.24185781207348405,
+                                                   1.29683955465100967,
+                                                   1.35425554693689273,
+                                                   1.41421356237309505,
+                                                   1.47682614593949931,
+                                                   1.54221082540794082,
+                                                   1.61049033194925431,
+                                                   1.68179283050742909,
+                                                   1.75625216037329948,
+                                                   1.83400808640934246,
+                                                   1.91520656139714729};
+  static constexpr double polynomial[] = {1.5736283229054103100e-4,
+                                          1.3330742238179969422e-3,
+                                          9.6181408031339019502e-3,
+                                          5.5504108419540639172e-2,
+                                          2.4022650696146327049e-1,
+                                          6.9314718055993774108e-1,
                                           1.0};
 };
 
@@ -75,15 +78,14 @@ PYKERNELS_INLINE PowerOfTwo<double> power_of_two(VectorD x) {
 
 #else
 
-// The integer nearest to x, and with it the exponent field of the scale, lands in the low bits of a sum. At the
-// clamp that field is 0, and so is the scale.
+// The integer nearest to x, and with it the exponent field of the scale, lands in the low bits of a sum. At
+// the clamp that field is 0, and so is the scale.
 template <class T, int N> PYKERNELS_INLINE PowerOfTwo<T> power_by_bits(Vector<T> x, const T (&c)[N]) {
   const Vector<T> clamp = splat(static_cast<T>(-Float<T>::bias));
   x = x < clamp ? clamp : x;
   const Vector<T> shift = splat(Float<T>::round_to_int + static_cast<T>(Float<T>::bias));
   const Vector<T> shifted = x + shift;
-  return {(Vector<T>)((Bits<T>)shifted << Float<T>::mantissa_bits),
-          polynomial<T>(x - (shifted - shift), c)};
+  return {(Vector<T>)((Bits<T>)shifted << Float<T>::mantissa_bits), polynomial<T>(x - (shifted - shift), c)};
 }
 PYKERNELS_INLINE PowerOfTwo<float> power_of_two(VectorF x) {
   static constexpr float c[] = {1.3264729e-3f, 9.6715126e-3f, 5.5507337e-2f,

@@ -94,8 +94,7 @@ int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_
     Vector<T> mass = load(sum);
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
-      const Vector<T> exponent = load(weight + k * kLanes<T>),
-                      share = exp2(exponent);
+      const Vector<T> exponent = load(weight + k * kLanes<T>), share = exp2(exponent);
       Vector<T> gradient = splat(grad[k]);
       if constexpr (kStatistics) {
         const Vector<T> log2 = exponent > splat(negligible) ? exponent : splat(negligible);
@@ -150,9 +149,8 @@ PYKERNELS_INLINE void add_vectors(const BackwardScratch<T>& scratch, const int64
       const Vector<T> e = z - m[i];
       Vector<T> r{};
       if constexpr (kMarginal) {
-        const Vector<T> square = add_weighted_square(e, w[i], Vector<T>{});
-        const Vector<T> x =
-            (constant_in<kBand>(part, constant[i], live[i], k) - square) - splat(rows.marginal[k]);
+        const Vector<T> exponent = fnma(e * e, w[i], constant_in<kBand>(part, constant[i], live[i], k));
+        const Vector<T> x = exponent - splat(rows.marginal[k]);
         r = exp2(x) * splat(rows.grad_marginal[k]);
         mass[i] += r;
       }

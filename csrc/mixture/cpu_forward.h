@@ -81,67 +81,101 @@ template <class T> void largest_in_chunk(const Chunk<T>& chunk, const T* rows, T
   lane_maxima(largest, lower);
 }
 
-// Adds the components of one chunk to the joint sums of one group of rows. With kKnown the squared distances
-// were computed before, by add_marginals. With kBand there are offsets, see cpu_band.h.
-template <class T, bool kKnown, bool kBand>
-void add_joint(const Chunk<T>& chunk, const T* rows, const T* known, const T* offsets, Running& state) {
-  const auto squares_of = [&](int64_t v, Vector<T>(&x)[kGroup]) __attribute__((always_inline)) {
-    if constexpr (kKnown) {
-      for (int k = 0; k < kGroup; ++k) x[k] = load(known + (v * kGroup + k) * kLanes<T>);
-    } else {
-      squared_distances(chunk, v, rows, x);
+// Adds a vector of exponents for each row.
+template <class T>
+PYKERNELS_INLINE void add_exponents(const Vector<T> (&exponent)[kGroup], Vector<T> (&partial)[kGroup],
+                                    T (&reference)[kGroup], Running& state) {
+  Vector<T> x[kGroup];
+  AllLe<T> below;
+#pragma GCC unroll 8
+  for (int k = 0; k < kGroup; ++k) {
+    x[k] = exponent[k] - splat(reference[k]);
+    below.look(x[k], splat(T(kHeadroom)));
+  }
+  if (__builtin_expect(below.failed(), 0)) {
+    // Copies, so that the sums themselves can stay in registers.
+    Vector<T> moved[kGroup], summed[kGroup];
+    for (int k = 0; k < kGroup; ++k) {
+      moved[k] = exponent[k];
+      summed[k] = partial[k];
     }
-  };
-  Vector<T> partial[kGroup];
-  T reference[kGroup];
+    move_references<T>(moved, summed, reference, state);
+    for (int k = 0; k < kGroup; ++k) {
+      x[k] = moved[k] - splat(reference[k]);
+      partial[k] = summed[k];
+    }
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < kGroup; ++k) partial[k] = add_exp2(x[k], partial[k]);
+}
+
+template <class T>
+PYKERNELS_INLINE void begin_sums(Vector<T> (&partial)[kGroup], T (&reference)[kGroup], const Running& state) {
   for (int k = 0; k < kGroup; ++k) {
     partial[k] = Vector<T>{};
     reference[k] = static_cast<T>(state.reference[k]);
   }
-  for (int64_t v = 0; v < chunk.vectors; ++v) {
-    const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
-    Vector<T> square[kGroup], x[kGroup];
-    squares_of(v, square);
-    AllLe<T> below;
-#pragma GCC unroll 8
-    for (int k = 0; k < kGroup; ++k) {
-      x[k] = (constant_of<T, kBand>(constant, offsets, v, k) - square[k]) - splat(reference[k]);
-      below.look(x[k], splat(T(kHeadroom)));
-    }
-    if (__builtin_expect(below.failed(), 0)) {
-      // Copies, so that the sums themselves can stay in registers.
-      Vector<T> exponent[kGroup], summed[kGroup];
-      for (int k = 0; k < kGroup; ++k) {
-        exponent[k] = constant_of<T, kBand>(constant, offsets, v, k) - square[k];
-        summed[k] = partial[k];
-      }
-      move_references<T>(exponent, summed, reference, state);
-      for (int k = 0; k < kGroup; ++k) {
-        x[k] = exponent[k] - splat(reference[k]);
-        partial[k] = summed[k];
-      }
-    }
-#pragma GCC unroll 8
-    for (int k = 0; k < kGroup; ++k) partial[k] = add_exp2(x[k], partial[k]);
-  }
-  for (int k = 0; k < kGroup; ++k) state.total[k] += static_cast<double>(sum(partial[k]));
 }
 
-// log2 of the sum over splits of total * 2^reference, for one row (or row and dimension): split s is at
-// state[s * stride].
-PYKERNELS_INLINE double log2_of_splits(const Running* state, int64_t splits, int64_t stride, int k) {
-  double top = state[0].reference[k], total = state[0].total[k];
+template <class T> PYKERNELS_INLINE void end_sums(const Vector<T> (&partial)[kGroup], Running& state) {
+  T sums[kGroup] = {};
+  add_lane_sums(partial, sums);
+  for (int k = 0; k < kGroup; ++k) state.total[k] += static_cast<double>(sums[k]);
+}
+
+// What the constants of vector v are for row k, less the squared distances.
+template <class T, bool kBand>
+PYKERNELS_INLINE void joint_exponents(const Chunk<T>& chunk, const T* offsets, int64_t v,
+                                      Vector<T> (&squared)[kGroup]) {
+  const Vector<T> constant = load(chunk.constant + v * kLanes<T>);
+#pragma GCC unroll 8
+  for (int k = 0; k < kGroup; ++k) squared[k] = constant_of<T, kBand>(constant, offsets, v, k) - squared[k];
+}
+
+// Adds the components of one chunk to the joint sums of one group of rows. With kBand there are offsets, see
+// cpu_band.h.
+template <class T, bool kBand>
+void add_joint(const Chunk<T>& chunk, const T* rows, const T* offsets, Running& state) {
+  Vector<T> partial[kGroup];
+  T reference[kGroup];
+  begin_sums<T>(partial, reference, state);
+  for (int64_t v = 0; v < chunk.vectors; ++v) {
+    Vector<T> exponent[kGroup];
+    squared_distances(chunk, v, rows, exponent);
+    joint_exponents<T, kBand>(chunk, offsets, v, exponent);
+    add_exponents<T>(exponent, partial, reference, state);
+  }
+  end_sums<T>(partial, state);
+}
+
+// log2 of the sum over splits of total * 2^reference, for each row of a group: split s is at state[s *
+// stride].
+PYKERNELS_INLINE void log2_of_splits(const Running* state, int64_t splits, int64_t stride,
+                                     double (&log2)[kGroup]) {
+  Running sum = state[0];
   for (int64_t s = 1; s < splits; ++s) {
     const Running& other = state[s * stride];
-    const double gap = other.reference[k] - top;
-    if (gap > 0) {
-      total = total * shrinkage(-gap) + other.total[k];
-      top = other.reference[k];
-    } else {
-      total += other.total[k] * shrinkage(gap);
+    for (int k = 0; k < kGroup; ++k) {
+      const double gap = other.reference[k] - sum.reference[k];
+      if (gap > 0) {
+        sum.total[k] = sum.total[k] * shrinkage(-gap) + other.total[k];
+        sum.reference[k] = other.reference[k];
+      } else {
+        sum.total[k] += other.total[k] * shrinkage(gap);
+      }
     }
   }
-  return top + ::log2(total);
+  unsigned awkward = 0;  // some total is 0, infinite, NaN or next to that
+  for (int k = 0; k < kGroup; k += kLanes<double>) {
+    VectorD total;
+    memcpy(&total, sum.total + k, sizeof total);
+    awkward |= not_le(splat(0x1p-1000), total) | not_le(total, splat(0x1p1000));
+    const VectorD exponent = split_exponent<double>(total);
+    total = exponent + log2_mantissa<double>(total);
+    memcpy(log2 + k, &total, sizeof total);
+  }
+  for (int k = 0; awkward && k < kGroup; ++k) log2[k] = ::log2(sum.total[k]);
+  for (int k = 0; k < kGroup; ++k) log2[k] += sum.reference[k];
 }
 
 }  // namespace

@@ -41,7 +41,10 @@ template <class T> struct Chunk {
   T *loc, *scale, *precision;  // precision = log2(e) / (2 scale^2)
   T* constant;                 // log2 of weight and normaliser
   T* marginal_constant;        // the same of each dimension; null unless marginals are asked for
+  bool moderate;               // no marginal_constant is above kModerate: 2^it, summed, cannot overflow
 };
+
+constexpr double kModerate = 32;
 
 constexpr int64_t kMostVectors = 32;
 
@@ -200,6 +203,10 @@ void pack_components(const Components<T>& components, int64_t first, int64_t cou
     }
     pack_normalisers(chunk, v, log2_weight);
   }
+  AllLe<T> moderate;
+  for (int64_t o = 0; chunk.marginal_constant && o < chunk.vectors * dims * kLanes<T>; o += kLanes<T>)
+    moderate.look(load(chunk.marginal_constant + o), splat(static_cast<T>(kModerate)));
+  chunk.moderate = !moderate.failed();
 }
 
 template <class T> T highest_precision(const Chunk<T>& chunk) {
