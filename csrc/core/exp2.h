@@ -1,7 +1,7 @@
 // 2^x for vectors of x below the overflow of T: 2^-inf = 0, NaN stays NaN, results under the normal range may
-// be flushed to 0. It comes as a product, scale * fraction, so that whoever sums such numbers needs no
-// instruction for the product. The relative error is 1e-7 (float) and 2e-16 (double); 2^x is exact for
-// integers.
+// be flushed to 0. It comes as a product, scale * fraction, so that whoever sums such numbers, or
+// multiplies them by something known, needs no instruction for that. The relative error is 1e-7 (float) and
+// 2e-16 (double); 2^x is exact for integers.
 #pragma once
 
 #include "core/simd.h"
@@ -10,15 +10,16 @@ namespace pykernels {
 namespace {
 
 template <class T> struct PowerOfTwo {
-  Vector<T> scale, fraction;
+  Vector<T> scale;
+  Vector<T> rest;  // fraction = 2^rest, for which Exp2<T> has a polynomial
 };
 
 #if defined(__AVX512F__)
 
 // x = k + j / 2^kBits + r: the table has 2^(j / 2^kBits), a polynomial 2^r, and one instruction scales by
 // 2^k, k = floor(x). All rounding is downwards, so that the three parts agree. An infinite x has r = 0.
-template <class T> struct RootsOfTwo;
-template <> struct RootsOfTwo<float> {
+template <class T> struct Exp2;
+template <> struct Exp2<float> {
   static constexpr int kBits = 5;
   alignas(64) static constexpr float table[32] = {
       1.0f,        1.02189715f, 1.04427378f, 1.0671404f,  1.09050773f, 1.11438674f, 1.13878863f, 1.16372486f,
@@ -28,7 +29,7 @@ template <> struct RootsOfTwo<float> {
   // Minimax with p(0) = 1, as for the others here.
   static constexpr float polynomial[] = {0.242652696f, 0.693123732f, 1.0f};
 };
-template <> struct RootsOfTwo<double> {
+template <> struct Exp2<double> {
   static constexpr int kBits = 4;
   alignas(64) static constexpr double table[16] = {1.0,
                                                    1.04427378242741384,
@@ -56,60 +57,76 @@ template <> struct RootsOfTwo<double> {
 };
 
 PYKERNELS_INLINE PowerOfTwo<float> power_of_two(VectorF x) {
-  using Roots = RootsOfTwo<float>;
+  using Roots = Exp2<float>;
   constexpr int kDown = _MM_FROUND_TO_NEG_INF;
   const __m512 grid = _mm512_set1_ps(Float<float>::round_to_int / (1 << Roots::kBits));
   const __m512i j = (__m512i)_mm512_add_round_ps((__m512)x, grid, kDown | _MM_FROUND_NO_EXC);  // low bits
   const VectorF r = (VectorF)_mm512_reduce_ps((__m512)x, Roots::kBits << 4 | kDown);
   const __m512 root =
       _mm512_permutex2var_ps((__m512)load(Roots::table), j, (__m512)load(Roots::table + kLanes<float>));
-  return {(VectorF)_mm512_scalef_ps(root, (__m512)x), polynomial<float>(r, Roots::polynomial)};
+  return {(VectorF)_mm512_scalef_ps(root, (__m512)x), r};
 }
 PYKERNELS_INLINE PowerOfTwo<double> power_of_two(VectorD x) {
-  using Roots = RootsOfTwo<double>;
+  using Roots = Exp2<double>;
   constexpr int kDown = _MM_FROUND_TO_NEG_INF;
   const __m512d grid = _mm512_set1_pd(Float<double>::round_to_int / (1 << Roots::kBits));
   const __m512i j = (__m512i)_mm512_add_round_pd((__m512d)x, grid, kDown | _MM_FROUND_NO_EXC);
   const VectorD r = (VectorD)_mm512_reduce_pd((__m512d)x, Roots::kBits << 4 | kDown);
   const __m512d root =
       _mm512_permutex2var_pd((__m512d)load(Roots::table), j, (__m512d)load(Roots::table + kLanes<double>));
-  return {(VectorD)_mm512_scalef_pd(root, (__m512d)x), polynomial<double>(r, Roots::polynomial)};
+  return {(VectorD)_mm512_scalef_pd(root, (__m512d)x), r};
 }
 
 #else
 
+template <class T> struct Exp2;
+template <> struct Exp2<float> {
+  static constexpr float polynomial[] = {1.3264729e-3f, 9.6715126e-3f, 5.5507337e-2f,
+                                         2.4022242e-1f, 6.9314698e-1f, 1.0f};
+};
+template <> struct Exp2<double> {
+  static constexpr double polynomial[] = {
+      4.4347689312120690005e-10, 7.0737831792200067776e-9, 1.0178199586480372198e-7, 1.3215435282714077342e-6,
+      1.5252733493096279273e-5,  1.5403530457111286711e-4, 1.3333558146774648301e-3, 9.6181291075941207071e-3,
+      5.5504108664820083134e-2,  2.4022650695910131259e-1, 6.9314718055994532581e-1, 1.0};
+};
+
 // The integer nearest to x, and with it the exponent field of the scale, lands in the low bits of a sum. At
 // the clamp that field is 0, and so is the scale.
-template <class T, int N> PYKERNELS_INLINE PowerOfTwo<T> power_by_bits(Vector<T> x, const T (&c)[N]) {
+template <class T> PYKERNELS_INLINE PowerOfTwo<T> power_by_bits(Vector<T> x) {
   const Vector<T> clamp = splat(static_cast<T>(-Float<T>::bias));
   x = x < clamp ? clamp : x;
   const Vector<T> shift = splat(Float<T>::round_to_int + static_cast<T>(Float<T>::bias));
   const Vector<T> shifted = x + shift;
-  return {(Vector<T>)((Bits<T>)shifted << Float<T>::mantissa_bits), polynomial<T>(x - (shifted - shift), c)};
+  return {(Vector<T>)((Bits<T>)shifted << Float<T>::mantissa_bits), x - (shifted - shift)};
 }
-PYKERNELS_INLINE PowerOfTwo<float> power_of_two(VectorF x) {
-  static constexpr float c[] = {1.3264729e-3f, 9.6715126e-3f, 5.5507337e-2f,
-                                2.4022242e-1f, 6.9314698e-1f, 1.0f};
-  return power_by_bits<float>(x, c);
-}
-PYKERNELS_INLINE PowerOfTwo<double> power_of_two(VectorD x) {
-  static constexpr double c[] = {
-      4.4347689312120690005e-10, 7.0737831792200067776e-9, 1.0178199586480372198e-7, 1.3215435282714077342e-6,
-      1.5252733493096279273e-5,  1.5403530457111286711e-4, 1.3333558146774648301e-3, 9.6181291075941207071e-3,
-      5.5504108664820083134e-2,  2.4022650695910131259e-1, 6.9314718055994532581e-1, 1.0};
-  return power_by_bits<double>(x, c);
-}
+PYKERNELS_INLINE PowerOfTwo<float> power_of_two(VectorF x) { return power_by_bits<float>(x); }
+PYKERNELS_INLINE PowerOfTwo<double> power_of_two(VectorD x) { return power_by_bits<double>(x); }
 
 #endif
 
+template <class T> constexpr int kExp2Terms = sizeof Exp2<T>::polynomial / sizeof(T);
+
+template <class T> PYKERNELS_INLINE Vector<T> fraction_of(const PowerOfTwo<T>& power) {
+  return polynomial<T>(power.rest, Exp2<T>::polynomial);
+}
+// factor * fraction, for a factor that the polynomial was multiplied by: its terms are at terms[i * stride].
+template <class T>
+PYKERNELS_INLINE Vector<T> fraction_times(const PowerOfTwo<T>& power, const T* terms, int stride) {
+  Vector<T> p = splat(terms[0]);
+#pragma GCC unroll 16
+  for (int i = 1; i < kExp2Terms<T>; ++i) p = fma(p, power.rest, splat(terms[i * stride]));
+  return p;
+}
+
 template <class V> PYKERNELS_INLINE V exp2(V x) {
   const auto power = power_of_two(x);
-  return power.scale * power.fraction;
+  return power.scale * fraction_of(power);
 }
 // sum + 2^x.
 template <class V> PYKERNELS_INLINE V add_exp2(V x, V sum) {
   const auto power = power_of_two(x);
-  return fma(power.scale, power.fraction, sum);
+  return fma(power.scale, fraction_of(power), sum);
 }
 
 }  // namespace

@@ -39,10 +39,11 @@ __attribute__((noinline)) void add_later_dims(const Chunk<T>& chunk, int64_t v, 
                        squared);
 }
 
-// `sums` is scratch memory, [dims][kGroup][lanes].
-template <class T, bool kBand>
-void add_both_settled(const Chunk<T>& chunk, const T* rows, const T* offsets, T* sums, Running* marginal,
-                      Running& joint) {
+// To settled sums of the marginals, and of the joint density with kSettled. `sums` is scratch memory,
+// [dims][kGroup][lanes].
+template <class T, bool kBand, bool kSettled>
+void add_both_as(const Chunk<T>& chunk, const T* rows, const T* offsets, T* sums, Running* marginal,
+                 Running& joint) {
   memset(sums, 0, static_cast<size_t>(chunk.dims * kGroup * kLanes<T>) * sizeof(T));
   Vector<T> partial[kGroup];
   T reference[kGroup];
@@ -57,7 +58,11 @@ void add_both_settled(const Chunk<T>& chunk, const T* rows, const T* offsets, T*
       for (int k = 0; k < kGroup; ++k) exponent[k] = squared[k];
     }
     joint_exponents<T, kBand>(chunk, offsets, v, exponent);
-    add_exponents<T>(exponent, partial, reference, joint);
+    if constexpr (kSettled) {
+      add_settled<T>(exponent, partial);
+    } else {
+      add_exponents<T>(exponent, partial, reference, joint);
+    }
   }
   end_sums<T>(partial, joint);
   for (int64_t d = 0; d < chunk.dims; ++d) {
@@ -69,16 +74,21 @@ void add_both_settled(const Chunk<T>& chunk, const T* rows, const T* offsets, T*
 template <class T, bool kBand>
 void add_both(const Chunk<T>& chunk, const T* rows, const T* offsets, T* sums, Running* marginal,
               Running& joint) {
-  bool all_settled = chunk.moderate;
+  bool all_settled = chunk.moderate_marginals;
   for (int64_t d = 0; d < chunk.dims; ++d) all_settled &= settled(marginal[d]);
-  if (all_settled) {
-    add_both_settled<T, kBand>(chunk, rows, offsets, sums, marginal, joint);
-    for (int64_t d = 0; d < chunk.dims; ++d)
-      add_again_if_small<T, kBand>(chunk, rows, offsets, d, marginal[d]);
-  } else {
+  if (!all_settled) {
     add_marginals<T, kBand>(chunk, rows, offsets, marginal);
-    add_joint<T, kBand>(chunk, rows, offsets, joint);
+    return add_joint<T, kBand>(chunk, rows, offsets, joint);
   }
+  if (chunk.moderate_joint && settled(joint)) {
+    add_both_as<T, kBand, true>(chunk, rows, offsets, sums, marginal, joint);
+    add_joint_again_if_small<T, kBand>(chunk, rows, offsets, joint);
+  } else {
+    unsettle<T>(joint);
+    add_both_as<T, kBand, false>(chunk, rows, offsets, sums, marginal, joint);
+    settle(joint);
+  }
+  for (int64_t d = 0; d < chunk.dims; ++d) add_again_if_small<T, kBand>(chunk, rows, offsets, d, marginal[d]);
 }
 
 }  // namespace

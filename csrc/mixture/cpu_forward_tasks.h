@@ -20,7 +20,10 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
   Moments* moments = memory.moments ? memory.moments + split * groups : nullptr;
   if (moments)
     memset(moments + first_group, 0, static_cast<size_t>(last_group - first_group) * sizeof(Moments));
-  if (joint) start<T>(joint + first_group, last_group - first_group, memory.lower + first_group * kGroup);
+  if (joint) {
+    const auto start_joint = moments ? start<T> : start_settled<T>;
+    start_joint(joint + first_group, last_group - first_group, memory.lower + first_group * kGroup);
+  }
   if (marginal)
     memset(marginal + first_group * dims, 0,
            static_cast<size_t>((last_group - first_group) * dims) * sizeof(Running));
@@ -29,7 +32,8 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
   for (int64_t first = split * plan.components_per_split; first < last && !interrupted(interrupt, thread);
        first += step) {
     pack_components(problem.components, first, at_most(step, last - first), scratch.chunk);
-    scratch.chunk.moderate &= moderate(problem.band);
+    scratch.chunk.moderate_joint &= moderate(problem.band);
+    scratch.chunk.moderate_marginals &= moderate(problem.band);
     const SubnormalsAsZero flushed;
     for (int64_t group = first_group; group < last_group; ++group) {
       const T* rows = memory.rows + group * dims * kGroup;

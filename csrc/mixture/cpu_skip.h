@@ -244,7 +244,7 @@ void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const Mixtu
         together.reference[k] = together.reference[0];
         for (int64_t d = 0; d < dims; ++d) picked[d * kGroup + k] = picked[d * kGroup];
       }
-      add_joint<T, false>(chunk, picked, nullptr, together);
+      add_joint_as<T, false, false>(chunk, picked, nullptr, together);
       for (int k = 0; k < held; ++k) {
         state[source[k] / kGroup].reference[source[k] % kGroup] = together.reference[k];
         state[source[k] / kGroup].total[source[k] % kGroup] = together.total[k];
