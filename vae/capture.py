@@ -38,11 +38,23 @@ class Replayed:
         if self._replay is None:
             self._calls += 1
             if self._calls <= WARM_UP:
-                return self._function(batch)
+                return on_side_stream(self._function, batch)
             static = self._batch
             self._replay = self._record(lambda: self._function(static))
         self._batch.copy_(batch)
         return self._replay()
+
+
+def on_side_stream(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """As torch asks of calls before a recording: what autograd sets up must not belong to the stream that waits for it."""
+    if not batch.is_cuda:
+        return function(batch)
+    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        result = function(batch)
+    current.wait_stream(stream)
+    return result
 
 
 def cuda_graph(call: Call) -> Call:

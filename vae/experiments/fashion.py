@@ -52,8 +52,8 @@ class Fashion:
     """Posterior draws K for each test image in the bound of the marginal likelihood."""
     data: str = ""
     """Folder of the data set's four files; else that in VAE_DATA, else that of Debian's dataset-fashion-mnist."""
-    capture: bool = True
-    """On a GPU, replay the training step as a CUDA graph."""
+    capture: bool = False
+    """On a GPU, replay the training step as a CUDA graph, which has not been tried on one yet."""
     paper_code: bool = False
     """The settings of the paper's published code, where they differ from its text."""
     sweep: bool = False

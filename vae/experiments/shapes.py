@@ -70,8 +70,8 @@ class Shapes:
     """Posterior draws K for each of those in the bound of the marginal likelihood."""
     data: str = ""
     """Folder of the published file, if you have it, and of the images in packed form; else that in VAE_DATA."""
-    capture: bool = True
-    """On a GPU, replay the training step as a CUDA graph."""
+    capture: bool = False
+    """On a GPU, replay the training step as a CUDA graph, which has not been tried on one yet."""
     paper_code: bool = False
     """The settings of the paper's published code, where they differ from its text. (Not its slip of taking the
     smallest ten of the images' first twenty singular values.)"""
