@@ -28,12 +28,35 @@ def dense(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     return torch.logsumexp(log_prob, -1) - math.log(loc.shape[-2])
 
 
-def chunked(elements: int = CHUNK_ELEMENTS) -> Formulation:
+def dense_marginals(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """The sum over dimensions of the marginals' log-densities, like `dense`."""
+    log_prob = Normal(loc, scale).log_prob(value.unsqueeze(-2))
+    return (torch.logsumexp(log_prob, -2) - math.log(loc.shape[-2])).sum(-1)
+
+
+def dense_both(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Joint log-density less the sum of the marginal ones, the integrand of the total correlation."""
+    log_prob = Normal(loc, scale).log_prob(value.unsqueeze(-2))
+    count = math.log(loc.shape[-2])
+    joint = torch.logsumexp(log_prob.sum(-1), -1) - count
+    return joint - (torch.logsumexp(log_prob, -2) - count).sum(-1)
+
+
+def dense_responsibilities(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Log-density, and logarithms of perplexity and collision count of the responsibilities, all in one sum."""
+    log_prob = Normal(loc, scale).log_prob(value.unsqueeze(-2)).sum(-1)
+    density = torch.logsumexp(log_prob, -1)
+    log_r = log_prob - density.unsqueeze(-1)
+    entropy = -(log_r.exp() * log_r).sum(-1)
+    return density - math.log(loc.shape[-2]) + entropy - torch.logsumexp(2 * log_r, -1)
+
+
+def chunked(elements: int = CHUNK_ELEMENTS, formulation: Formulation = dense) -> Formulation:
     """`dense` by chunks of rows, recomputed in the backward pass: what is done when `dense` runs out of memory."""
 
     def log_prob(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
         parts = value.split(max(1, elements // loc.numel()))
-        return torch.cat([checkpoint(dense, part, loc, scale, use_reentrant=False) for part in parts])
+        return torch.cat([checkpoint(formulation, part, loc, scale, use_reentrant=False) for part in parts])
 
     return log_prob
 
@@ -54,12 +77,12 @@ def matrix_product(logits: int) -> Formulation:
     return log_prob
 
 
-def compiled() -> Formulation:
+def compiled(formulation: Formulation = dense) -> Formulation:
     """`dense` under `torch.compile`, which fuses the temporaries away where it can; for one shape."""
-    return torch.compile(dense, fullgraph=True, dynamic=False)
+    return torch.compile(formulation, fullgraph=True, dynamic=False)
 
 
-def keops(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+def keops(value: Tensor, loc: Tensor, scale: Tensor, backend: str = "auto") -> Tensor:
     """KeOps' symbolic reduction, as in its tutorial on Gaussian mixtures; it compiles once for each D."""
     from pykeops.torch import LazyTensor
 
@@ -67,7 +90,9 @@ def keops(value: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
     z, m, inverse = LazyTensor(value[:, None, :]), LazyTensor(loc[None]), LazyTensor(scale.reciprocal()[None])
     log_scale = LazyTensor(scale.log().sum(-1)[None, :, None])
     log_prob = -0.5 * (((z - m) * inverse) ** 2).sum(-1) - log_scale
-    return log_prob.logsumexp(1).squeeze(-1) - (math.log(n) + 0.5 * dims * math.log(2 * math.pi))
+    return log_prob.logsumexp(1, backend=backend).squeeze(-1) - (
+        math.log(n) + 0.5 * dims * math.log(2 * math.pi)
+    )
 
 
 def dense_minibatch(estimator: str, dataset_size: int, rows: Tensor | None = None) -> Formulation:
@@ -129,14 +154,14 @@ def compiled_mmd() -> Mmd:
     return torch.compile(dense_mmd, fullgraph=True, dynamic=False)
 
 
-def keops_mmd(x: Tensor, y: Tensor) -> Tensor:
+def keops_mmd(x: Tensor, y: Tensor, backend: str = "auto") -> Tensor:
     """A symbolic reduction over dimensions and points."""
     from pykeops.torch import LazyTensor
 
     def total(a: Tensor, b: Tensor) -> Tensor:
         squared = (LazyTensor(a[:, None, :]) - LazyTensor(b[None])) ** 2
         kernel = sum(scale / (squared + scale) for scale in SCALES)
-        return kernel.sum(-1).sum(1).sum()
+        return kernel.sum(-1).sum(1, backend=backend).sum()
 
     return _of_totals(total, x, y)
 

@@ -21,7 +21,7 @@ from pykernels import (
 )
 
 from . import baselines, command, harness
-from .harness import table
+from .output import table
 from .problems import Problem, equal_scales
 
 OURS, DENSE, MARGINALS = "ours", "dense", "marginals"

@@ -16,7 +16,7 @@ from typing import Any
 from pykernels import _launch, gaussian_mixture_log_prob
 
 from . import baselines, command, harness
-from .harness import table
+from .output import table
 from .problems import equal_scales, half_active, spread_scales
 
 OURS, AVX2 = "ours", "ours, AVX2"

@@ -19,7 +19,7 @@ from pykernels import cauchy_mmd, mmd
 
 from . import baselines, command, harness
 from .baselines import Mmd
-from .harness import table
+from .output import table
 
 OURS, DIRECT, PANELS = "ours", "ours, direct", "ours, panels"
 JOB_LIMIT_S = 900

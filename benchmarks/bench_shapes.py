@@ -24,7 +24,7 @@ from vae.pca import singular_values
 from vae.training import shuffled
 
 from . import command, ensembles, harness
-from .harness import table
+from .output import table
 
 BATCH_SIZE = 64
 SEEDS = 8

@@ -25,7 +25,7 @@ from vae.objectives import decomposition
 from vae.training import shuffled, step
 
 from . import baselines, command, harness
-from .harness import table
+from .output import table
 
 Mmd = Callable[[Tensor, Tensor], Tensor]
 OURS, DENSE = "ours", "dense"

@@ -11,7 +11,7 @@ import torch
 
 from pykernels import _launch
 
-from . import harness
+from . import harness, output
 
 Report = dict[str, Any]
 Jobs = dict[str, tuple[str, Callable[[], Any]]]
@@ -45,7 +45,7 @@ def main(
     torch.manual_seed(0)
     if options.job:
         _, job = jobs(options.quick)[options.job]
-        harness.write_json(options.out, job())
+        output.write_json(options.out, job())
         return 0
     report: Report = {"quick": options.quick, "environment": harness.environment(), "jobs": {}, **begin()}
     for job, (environment, _) in jobs(options.quick).items():
@@ -55,12 +55,12 @@ def main(
         report["jobs"][job] = harness.run_module(f"benchmarks.{name}", arguments, limit_s, variables)
         print(f"{time.perf_counter() - start:6.1f} s  {job}", file=sys.stderr)
         if options.out:
-            harness.write_json(options.out, report)
+            output.write_json(options.out, report)
     if add_ratios:
         add_ratios(report)
     print(show(report))
     if options.out:
-        harness.write_json(options.out, report)
+        output.write_json(options.out, report)
     failed = any("error" in result for result in report["jobs"].values())
     dropped = harness.compare(report, options.compare) if add_ratios and options.compare else 0
     return 1 if failed or dropped else 0

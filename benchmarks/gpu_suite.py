@@ -1,174 +1,195 @@
-"""All that a GPU is needed for, in one command: `python -m benchmarks.gpu_suite --out FILE`.
+"""All that a GPU is needed for, in one command of at most ten minutes: `python -m benchmarks.gpu_suite --out FILE`.
 
-Builds, runs the tests marked `gpu`, and times the mixture log-density and the MMD beside other formulations. Each step
-has its own time limit, and FILE is rewritten after each, so that a machine that is taken away leaves what it measured.
-Without a GPU it says so and ends.
+Builds for the GPU that is here; checks the kernels by the tests marked `gpu` and by programs without torch, plain and
+under compute-sanitizer; measures what the machine can do at most, and every operator beside other formulations and its
+floor; counts what the main kernels execute; trains. A step is a process with a limit of its own, and those of a stage,
+which measure no time, run at once. FILE is written again whenever a step has found something, so that nothing is lost
+with the machine; at --minutes whatever is left is left out. What cannot be measured here is marked, with the reason:
+without a GPU that is nearly all. Run it from the project's root.
 """
 
 import argparse
-import shutil
+import glob
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
+from . import output
+from .gpu import keops, report
+from .gpu.steps import OUT, Result, Step, run, why_not
 
-from pykernels import cauchy_mmd, gaussian_mixture_log_prob
+PYTHON = sys.executable
+WORST_START_S = 3  # with less time left no step is begun
+# Another torch may warn of other things, and a package that only some tests need may be missing.
+TOLERANT = (
+    *("-W", "default", "-p", "no:cacheprovider", "-p", "no:benchmark", "--continue-on-collection-errors"),
+    *("-r", "fE", "--tb", "short"),
+)
+ROOMS, TOOLS = ("mixture", "mmd"), ("memcheck", "racecheck", "synccheck", "initcheck")
+PROGRAM_FOLDERS = (
+    "/usr/local/cuda*/bin",
+    "/usr/local/cuda*/compute-sanitizer",
+    "/opt/nvidia/nsight-compute/*",
+)
+FOLDERS = ("tests/pykernels", "tests/vae")
 
-from . import baselines, bench_mmd, harness
-from .harness import table
-from .problems import spread_scales
 
-GPU_FACTS = "name,driver_version,memory.total,clocks.sm,clocks.max.sm,power.limit,mig.mode.current"
-SHAPES = ((4096, 4096, 10), (60000, 500, 50), (500, 500, 50), (400, 400, 2), (737280, 256, 10))
-MMD_DIMS = 50
-MMD_POINTS = {500: ("direct", "dense"), 10_000: ("direct", "chunked"), 60_000: ("direct",), 1_000_000: ()}
-CHUNK_ELEMENTS = 1 << 24, 1 << 27  # larger than on a CPU: kernels must be worth their launch
-ROUNDS, SECONDS = 10, 20.0
-OURS = "ours"
+def module(name: str, *arguments: str) -> tuple[str, ...]:
+    return PYTHON, "-m", name, *arguments
 
 
-def command(limit_s: float, *words: str) -> dict[str, Any]:
-    """Exit code and end of the output, or {"error": why it did not run}."""
-    if shutil.which(words[0]) is None:
-        return {"error": f"{words[0]} was not found"}
+MACHINE = Step("machine", 60, module("benchmarks.gpu.machine", "--out", OUT))
+
+
+def stages(folder: Path) -> list[list[Step]]:
+    """In the order of what is worth most. `folder` holds the programs."""
+    selftest, ceilings = str(folder / "selftest"), str(folder / "ceilings")
+    gpu, keops_needs, keops_variables = ("gpu",), ("gpu", ".pykeops", "g++"), keops.variables(folder)
+    tests = module("pytest", "-q", "-m", "gpu", *TOLERANT, *_workers(), *FOLDERS)
+    build: list[Step] = [
+        Step("build", 240, (PYTHON, "setup.py", "build_ext", "--inplace"), ("gpu", "nvcc", "cmake", "ninja")),
+        Step("build ceilings", 60, compile_ceilings(ceilings), ("gpu", "nvcc")),
+    ]
+    check: list[Step] = [Step("GPU tests", 150, tests, ("gpu", ".pytest"), {"OMP_NUM_THREADS": "2"})]
+    for room in ROOMS:
+        program = module("tests.native.gpu", "build", selftest, room)
+        build.append(Step(f"build self-test, {room}", 240, program, ("gpu", "nvcc", "g++")))
+        program = module("tests.native.gpu", "run", selftest, room)
+        check.append(Step(f"self-test, {room}", 60, program, gpu))
+        for tool in TOOLS:
+            check.append(Step(f"{tool}, {room}", 150, (*program, tool), ("gpu", "compute-sanitizer")))
+    check.append(Step("warm up torch.compile", 150, ops("torch.compile", "--warm-up"), gpu))
+    check.append(Step("warm up KeOps", 150, ops("KeOps", "--warm-up"), keops_needs, keops_variables))
+    return [
+        build,
+        [Step("what is built", 30, module("pykernels.info"))],
+        check,
+        [Step("ceilings", 30, (ceilings,), gpu)],
+        [Step("joint", 75, ops("joint"), gpu)],
+        [Step("MMD", 45, ops("MMD"), gpu)],
+        [Step("torch.compile", 75, ops("torch.compile"), gpu)],
+        [Step("KeOps", 60, ops("KeOps"), keops_needs, keops_variables)],
+        [Step("counters", 75, module("benchmarks.gpu.counters", "--out", OUT), ("gpu", "ncu"))],
+        [Step("training steps", 60, module("benchmarks.gpu.training", "steps", "--out", OUT), gpu)],
+        [Step("others", 75, ops("others"), gpu)],
+        [Step("training runs", 120, module("benchmarks.gpu.training", "runs", "--out", OUT), gpu)],
+    ]
+
+
+def ops(group: str, *arguments: str) -> tuple[str, ...]:
+    return module("benchmarks.gpu.ops", group, *arguments, "--out", OUT)
+
+
+def compile_ceilings(target: str) -> tuple[str, ...]:
+    return "nvcc", "-O3", "-std=c++17", "-arch=native", "benchmarks/gpu/ceilings.cu", "-o", target
+
+
+def _workers() -> tuple[str, ...]:
+    """Several at once, where pytest has the plugin for it."""
+    return ("-n", str(min(6, os.cpu_count() or 1))) if find_spec("xdist") else ()
+
+
+def _find_programs() -> None:
+    """Those beside this Python, which may not be on the PATH, and of CUDA where it usually lies."""
+    usual = [path for pattern in PROGRAM_FOLDERS for path in sorted(glob.glob(pattern))]
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(PYTHON), os.environ.get("PATH", ""), *usual])
+
+
+class Suite:
+    """The steps' results so far, in a file."""
+
+    def __init__(self, path: Path, minutes: float, planned: list[list[Step]]):
+        self._path, self._end = path, time.monotonic() + 60 * minutes
+        self._lock, self.stop = threading.Lock(), threading.Event()
+        self.found: dict[str, Any] = {
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "git": _git(),
+            "minutes": minutes,
+            "device": None,
+            "steps": {
+                step.name: {"not_measured": "not reached"}
+                for stage in [[MACHINE], *planned]
+                for step in stage
+            },
+        }
+
+    def put(self, name: str, result: Result) -> None:
+        with self._lock:
+            self.found["steps"][name] = result
+            output.write_json(self._path, self.found)
+
+    def run(self, step: Step) -> Result:
+        left = self._end - time.monotonic()
+        if why := why_not(step, self.found["no_gpu"]):
+            result: Result = {"not_measured": why}
+        elif self.stop.is_set():
+            result = {"not_measured": "stopped"}
+        elif left < WORST_START_S:
+            result = {"not_measured": f"the {self.found['minutes']:g} minutes are over"}
+        else:
+            print(f"{step.name} ...", file=sys.stderr, flush=True)
+            limit_s = min(step.limit_s, left)
+            result = run(step, limit_s, lambda partial: self.put(step.name, partial), self.stop.is_set)
+        result["limit_s"] = step.limit_s
+        self.put(step.name, result)
+        print(f"{step.name}: {report.outcome(result)}", file=sys.stderr, flush=True)
+        return result
+
+    def look(self) -> None:
+        """What machine this is."""
+        self.found["no_gpu"] = None
+        result = self.run(MACHINE)
+        self.found["no_gpu"] = result.get("error") or result.get("no_gpu")
+        self.found["device"] = result.get("device") or self.found["no_gpu"]
+
+
+def _git() -> str:
+    """The commit, if this is a checkout that has one."""
+    command = ["git", "--no-optional-locks", "rev-parse", "HEAD"]
     try:
-        done = harness.run_limited(list(words), limit_s)
-    except subprocess.TimeoutExpired:
-        return {"error": f"{words[0]} took longer than {limit_s:.0f} s"}
-    return {"exit_code": done.returncode, "output": (done.stdout + done.stderr)[-4000:]}
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
-def build() -> dict[str, Any]:
-    return command(240, sys.executable, "setup.py", "build_ext", "--inplace")
-
-
-def gpu_tests() -> dict[str, Any]:
-    result = command(150, sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests")
-    if result.get("exit_code") == 5:
-        return {"error": "no test is marked gpu"}
-    return result
-
-
-def event_clock(call: Callable[[], Any]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return 1e-3 * start.elapsed_time(end)
-
-
-def peak_growth(call: Callable[[], Any]) -> int:
-    """Bytes allocated at most during a call beyond those before it, results included."""
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    call()
-    return torch.cuda.max_memory_allocated() - before
-
-
-def time_shape(shape: tuple[int, int, int]) -> dict[str, Any]:
-    problem = spread_scales(*shape).to(torch.device("cuda"))
-    expected = harness.oracle(problem)
-    contenders = {
-        OURS: [gaussian_mixture_log_prob],
-        "chunked": map(baselines.chunked, CHUNK_ELEMENTS),
-        "matrix product": map(baselines.matrix_product, baselines.CHUNK_LOGITS[1:]),
-    }
-    errors, memory, timed = {}, {}, {}
-    for name, choices in contenders.items():
-        log_prob = harness.fastest(choices, problem, event_clock)
-        errors[name] = harness.check(log_prob, problem, expected)
-        measured = harness.calls(log_prob, problem)
-        memory[name] = peak_growth(measured["both"])
-        timed |= {(kind, name): call for kind, call in measured.items()}
-    times, noise = harness.interleave(timed, ROUNDS, SECONDS, event_clock)
-    times_ms = {kind: {name: times[kind, name] for name in contenders} for kind in ("forward", "both")}
-    return {"errors": errors, "growth": memory, "times_ms": times_ms, "noise": noise}
-
-
-def time_mmd(points: int) -> dict[str, Any]:
-    """Value, and value with the gradient of x; errors are relative, against ours in float64."""
-    x, y = (t.cuda() for t in bench_mmd.draws(points, MMD_DIMS))
-    formulations = {
-        OURS: cauchy_mmd,
-        "direct": partial(cauchy_mmd, method="direct"),
-        "dense": baselines.dense_mmd,
-        "chunked": baselines.chunked_mmd,
-    }
-    expected = bench_mmd.value_and_gradient(cauchy_mmd, x.double(), y.double())
-    errors, memory, timed = {}, {}, {}
-    contenders = (OURS, *MMD_POINTS[points])
-    for name in contenders:
-        function = formulations[name]
-        both = partial(bench_mmd.value_and_gradient, function, x, y)
-        errors[name] = bench_mmd.relative(both(), expected)
-        memory[name] = peak_growth(both)
-        timed["forward", name] = partial(bench_mmd.value_alone, function, x, y)
-        timed["both", name] = both
-    times, noise = harness.interleave(timed, ROUNDS, SECONDS, event_clock)
-    times_ms = {kind: {name: times[kind, name] for name in contenders} for kind in ("forward", "both")}
-    return {"errors": errors, "growth": memory, "times_ms": times_ms, "noise": noise}
-
-
-def show(steps: dict[str, Any]) -> str:
-    rows, missing = [], []
-    for step, result in steps.items():
-        if "error" in result or result.get("exit_code"):
-            last = (result.get("error") or result["output"]).strip().splitlines()[-1]
-            missing.append(f"{step}: {last}")
-        for name in result.get("errors", {}):
-            times = [result["times_ms"][kind][name]["min"] for kind in ("forward", "both")]
-            ratios = [
-                t / result["times_ms"][kind][OURS]["min"] for t, kind in zip(times, ("forward", "both"))
-            ]
-            growth = result["growth"][name] / 1e6
-            rows.append([step, name, *times, *ratios, *result["errors"][name].values(), growth])
-    header = ["(n, B, D), or MMD of n", "", *harness.TIME_COLUMNS, *harness.ERROR_COLUMNS, "memory MB"]
-    parts = [table(header, rows)] if rows else []
-    return "\n".join([*parts, *(["Not measured or failed:", *missing] if missing else [])])
-
-
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_suite", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu_suite.json"), help="the JSON file to write")
-    parser.add_argument("--shape", type=int, nargs=3, help="time this shape only, in this process")
-    parser.add_argument("--mmd", type=int, choices=MMD_POINTS, help="time the MMD of so many points only")
-    options = parser.parse_args()
-    torch.manual_seed(0)
-    if options.shape or options.mmd:
-        result = time_shape(tuple(options.shape)) if options.shape else time_mmd(options.mmd)
-        harness.write_json(options.out, result)
-        return 0
-
-    steps: dict[str, Any] = {}
-    report = {"environment": harness.environment(), "steps": steps}
-    planned: dict[str, Callable[[], dict[str, Any]]] = {
-        "nvidia-smi": partial(command, 20, "nvidia-smi", f"--query-gpu={GPU_FACTS}", "--format=csv"),
-        "nvcc": partial(command, 20, "nvcc", "--version"),
-    }
-    if torch.cuda.is_available():
-        report["device"] = torch.cuda.get_device_name()
-        planned |= {"build": build, "gpu tests": gpu_tests}
-        for shape in SHAPES:
-            arguments = ["--shape", *map(str, shape)]
-            run = partial(harness.run_module, "benchmarks.gpu_suite", arguments, 120)
-            planned["x".join(map(str, shape))] = run
-        for points in MMD_POINTS:
-            run = partial(harness.run_module, "benchmarks.gpu_suite", ["--mmd", str(points)], 60)
-            planned[f"MMD of {points}"] = run
-    else:
-        steps["gpu"] = {"error": "torch sees no CUDA device: nothing was built, tested or timed"}
-    for name, step in planned.items():
-        print(f"{name} ...", file=sys.stderr)
-        steps[name] = step()
-        harness.write_json(options.out, report)
-    print(show(steps))
-    return 1 if any(result.get("exit_code") for result in steps.values()) else 0
+    parser.add_argument(
+        "--minutes", type=float, default=9, help="begin nothing after so many, and end what runs"
+    )
+    parser.add_argument("--list", action="store_true", help="print the steps with their limits, and run none")
+    options = parser.parse_args(arguments)
+    _find_programs()
+    with tempfile.TemporaryDirectory() as folder:
+        planned = stages(Path(folder))
+        if options.list:
+            for number, stage in enumerate(planned):
+                for step in stage:
+                    print(f"{number:3}  {step.limit_s:4.0f} s  {step.name}")
+            return 0
+        suite = Suite(options.out, options.minutes, planned)
+        suite.look()
+        for stage in planned:
+            with ThreadPoolExecutor(len(stage)) as pool:
+                try:
+                    list(pool.map(suite.run, stage))
+                except KeyboardInterrupt:
+                    suite.stop.set()
+                    raise
+    print(report.show(suite.found))
+    return 1 if any("error" in result for result in suite.found["steps"].values()) else 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no step is left running
     sys.exit(main())

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pykernels import info
 
-from .baselines import Formulation, chunked
+from .baselines import Formulation, chunked, dense
 from .problems import Problem
 
 Key = TypeVar("Key", bound=Hashable)
@@ -57,11 +57,11 @@ class Oracle(NamedTuple):
     gradients: tuple[Tensor, ...]
 
 
-def oracle(problem: Problem) -> Oracle:
+def oracle(problem: Problem, formulation: Formulation = dense) -> Oracle:
     count = min(len(problem.value), max(8, ORACLE_ELEMENTS // problem.loc.numel()))
     rows = torch.linspace(0, len(problem.value) - 1, count, device=problem.value.device).round().long()
     exact = problem.to(torch.float64).leaves()
-    value = chunked()(exact.value[rows], exact.loc, exact.scale)
+    value = chunked(formulation=formulation)(exact.value[rows], exact.loc, exact.scale)
     return Oracle(rows, value.detach(), torch.autograd.grad(value.sum(), exact))
 
 
@@ -310,29 +310,3 @@ def run_module(
             lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             return {"error": lines[-1]}
         return json.loads(out.read_text())
-
-
-def write_json(path: Path, content: Any) -> None:
-    """After a crash at any moment, `path` holds either all of `content` or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def table(header: list[str], rows: list[list[Any]]) -> str:
-    """Left-aligned names in the first two columns, right-aligned numbers in the others."""
-    cells = [header, *([_text(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
-        for row in cells
-    )
-
-
-def _text(cell: Any) -> str:
-    return "" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell)

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -31,7 +32,9 @@ StridedTensor strided(const std::optional<Strided>& tensor) {
   StridedTensor out{};
   if (!tensor) return out;
   if (tensor->second.size() > kMaxBatchDims + 2) throw py::value_error("more than 8 batch dimensions");
-  out.data = address(tensor->first);
+  // An empty tensor has no address, and is there all the same.
+  static char nothing;
+  out.data = tensor->first ? address(tensor->first) : &nothing;
   for (size_t dim = 0; dim < tensor->second.size(); ++dim) out.strides[dim] = tensor->second[dim];
   return out;
 }
@@ -74,7 +77,7 @@ struct Signals {
     if (now - last < std::chrono::milliseconds(100)) return false;
     last = now;
     py::gil_scoped_acquire gil;
-    return PyErr_CheckSignals() != 0;
+    return PyErr_Occurred() || PyErr_CheckSignals() != 0;
   }
 };
 
@@ -169,12 +172,28 @@ void mixture_log_prob_backward(
   run(place, [&](Execution execution) { return variant.backward(args, execution); });
 }
 
+// Of one of several processes: the ranges, counts and excess of all points, and a function that adds up the
+// numbers at an address over the processes.
+using Share = std::tuple<std::vector<double>, std::array<double, 2>, std::array<double, 2>, py::object>;
+
+bool call_sum(void* function, double* numbers, int64_t count) {
+  py::gil_scoped_acquire gil;
+  try {
+    (*static_cast<const py::object*>(function))(reinterpret_cast<uintptr_t>(numbers), count);
+    return true;
+  } catch (py::error_already_set& error) {
+    error.restore();
+    return false;
+  }
+}
+
 // shape: (*batch, n, m, dims)
 void cauchy_mmd(int dtype, const std::vector<int64_t>& shape, const Strided& x, const Strided& y,
                 const std::optional<Strided>& x_masses, const std::optional<Strided>& y_masses,
                 const std::vector<double>& scales, bool unbiased, int method, double width, int order,
                 uintptr_t value, uintptr_t slope_x, uintptr_t slope_y, const std::string& variant_name,
-                int threads, int device, uintptr_t stream, const py::object& allocate) {
+                int threads, int device, uintptr_t stream, const py::object& allocate,
+                const std::optional<Share>& given_share) {
   if (shape.size() < 3 || shape.size() > kMaxBatchDims + 3)
     throw py::value_error("shape must be (*batch, n, m, dims)");
   if (scales.size() > kMostMmdScales) throw py::value_error("more than 32 scales");
@@ -215,7 +234,17 @@ void cauchy_mmd(int dtype, const std::vector<int64_t>& shape, const Strided& x, 
           args, MmdExecution{execution.threads, execution.interrupt, execution.device, execution.stream});
     });
   };
-  if (variant->measure) step(variant->measure_workspace(args), variant->measure);
+  MmdShare share{};
+  if (given_share) {
+    const auto& [all_ranges, counts, excess, sum] = *given_share;
+    std::copy(all_ranges.begin(), all_ranges.end(), ranges.get());
+    std::copy(counts.begin(), counts.end(), share.counts);
+    std::copy(excess.begin(), excess.end(), share.excess);
+    share.sum = call_sum;
+    share.context = const_cast<py::object*>(&sum);
+    args.share = &share;
+  }
+  if (variant->measure && !given_share) step(variant->measure_workspace(args), variant->measure);
   step(variant->workspace(args, threads), variant->run);
 }
 

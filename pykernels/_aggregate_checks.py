@@ -25,8 +25,7 @@ def aggregate_arguments(
             f"estimator must be one of {list(ESTIMATORS)}, but is {estimator!r}: 'exact' takes the encodings of "
             "the whole data set, the others those of a minibatch"
         )
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be 'mean' or 'none' (one value for each z), but is {reduction!r}")
+    reduction_name(reduction)
     _computing_dtype({"z": z, "loc": loc})
     if loc.dim() != 2:
         raise ValueError(
@@ -41,6 +40,11 @@ def aggregate_arguments(
         _exact_arguments(z, loc, dataset_size, index)
     else:
         _minibatch_arguments(z, loc, estimator, dataset_size, index, log_weights)
+
+
+def reduction_name(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be 'mean' or 'none' (one value for each z), but is {reduction!r}")
 
 
 def one_mixture(scale: Tensor, log_weights: Tensor | None) -> None:
@@ -81,6 +85,12 @@ def _exact_arguments(z: Tensor, loc: Tensor, dataset_size: int | None, index: Te
         )
     if index is None:
         return
+    rows_of_draws(z, index)
+    if _may_be_read(index):
+        known_rows(index, len(loc))
+
+
+def rows_of_draws(z: Tensor, index: Tensor) -> None:
     if not isinstance(index, Tensor) or index.dtype != torch.int64:
         came = str(index.dtype) if isinstance(index, Tensor) else type(index).__name__
         raise TypeError(f"index must be a tensor of int64, rows of loc, but came as {came}")
@@ -89,9 +99,12 @@ def _exact_arguments(z: Tensor, loc: Tensor, dataset_size: int | None, index: Te
             f"index must have shape [{len(z)}], the row of loc that each z was drawn from, but has shape "
             f"{_shape(index)}"
         )
-    if _may_be_read(index) and not (0 <= index.min() and index.max() < len(loc)):
+
+
+def known_rows(index: Tensor, count: int) -> None:
+    if not (0 <= index.min() and index.max() < count):
         raise ValueError(
-            f"index must be at least 0 and below {len(loc)}, the number of encodings, but reaches from "
+            f"index must be at least 0 and below {count}, the number of encodings, but reaches from "
             f"{index.min().item()} to {index.max().item()}"
         )
 

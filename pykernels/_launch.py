@@ -144,7 +144,7 @@ def new_outputs(
 def responsibility_statistics(
     value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None
 ) -> list[Tensor]:
-    variant = _statistics_variant(value)
+    variant = variant_for(value)
     if variant == REFERENCE:
         log_prob, *others = _reference_statistics(value, loc, scale, log_weights)
         return [log_prob, log_prob.clone(), *others]
@@ -172,8 +172,8 @@ def new_statistics(value: Tensor, batch: tuple[int, ...]) -> list[Tensor]:
     return [value.new_empty((*batch, value.shape[-2])) for _ in range(4)]
 
 
-def _statistics_variant(value: Tensor) -> str:
-    """The CUDA kernels have no such statistics: the reference gives them on a GPU."""
+def _statistics_backward(value: Tensor) -> str:
+    """The CUDA kernels know no gradients of such statistics: the reference gives them on a GPU."""
     variant = variant_for(value)
     return REFERENCE if variant in (CUDA, EMULATED) else variant
 
@@ -199,14 +199,14 @@ def mixture_log_prob_backward(
     dataset_size: int = 0,
 ) -> tuple[Tensor, ...]:
     inputs: Any = value, loc, scale, log_weights
-    variant = variant_for(value) if grad_statistics is None else _statistics_variant(value)
+    variant = variant_for(value) if grad_statistics is None else _statistics_backward(value)
     pairs = _pairs(loc, estimator, dataset_size)
     grads = grad_joint, grad_marginal, grad_statistics
-    densities = joint_log2, marginal_log2  # in nats, where the reference left them
+    densities: Any = joint_log2, marginal_log2  # in nats, where the reference left them
     if variant == REFERENCE:
-        gradients = _reference_backward(
-            *grads, *densities, value, loc, scale, log_weights, output_mask, pairs
-        )
+        if variant_for(value) != REFERENCE:  # a kernel did, rounding otherwise: responsibilities would be off
+            densities = _reference_statistics(*inputs).log_prob, None
+        gradients = _reference_backward(*grads, *densities, *inputs, output_mask, pairs)
         return tuple(value.new_empty(0) if gradient is None else gradient for gradient in gradients)
     batch, shape = _sizes(*inputs)
     nothing_to_do = 0 in batch or shape[-3] == 0
@@ -298,6 +298,7 @@ def cauchy_mmd(
     method: str,
     tolerance: float,
     slopes_mask: list[bool],
+    share: tuple | None = None,
 ) -> list[Tensor]:
     inputs: Any = x, y, x_masses, y_masses, scales
     by_kernel, by_reference = _kernel_gives(x, scales, method, slopes_mask)
@@ -329,6 +330,7 @@ def cauchy_mmd(
             *addresses,
             variant_for(x),
             *_place(x),
+            share,
         )
     others: Sequence[Tensor | None] = []
     if by_reference:

@@ -1,6 +1,6 @@
 """What every op's autograd functions share: eager calls, transforms, and which derivatives are asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,34 @@ def first_derivatives_only() -> bool:
     return torch.compiler.is_compiling() or not (
         torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
     )
+
+
+def differentiable_once(
+    backward: Callable[..., tuple[Tensor | None, ...]],
+) -> Callable[..., tuple[Tensor | None, ...]]:
+    """A Function's backward whose results, where they are differentiated again, by the gradient or by a saved tensor,
+    raise an error."""
+
+    def attached(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            results = backward(ctx, grad)
+        sources = grad, *ctx.saved_tensors
+        return tuple(r if r is None else _Once.apply(r, *sources) for r in results)
+
+    return staticmethod(attached)
+
+
+class _Once(Function):
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, *sources: Tensor) -> Tensor:
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        raise NotImplementedError(
+            "what is computed from shards or from blocks can be differentiated once: for second derivatives hold all "
+            "encodings in one process, and use the functions of pykernels itself"
+        )
 
 
 def batch_first(

@@ -107,11 +107,13 @@ class DiagonalGaussianMixture(Distribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         with torch.no_grad():
             weights = self.log_weights.expand(*self.batch_shape, -1)
-            index = Categorical(logits=weights).sample((math.prod(sample_shape),)).movedim(0, -1)
+            choice = Categorical(logits=weights, validate_args=False)
+            index = choice.sample((math.prod(sample_shape),)).movedim(0, -1)
             index = index.unsqueeze(-1).expand(*index.shape, *self.event_shape)
             full = *self.batch_shape, *self.loc.shape[-2:]
             loc, scale = (t.expand(full).gather(-2, index) for t in (self.loc, self.scale))
-            return torch.normal(loc, scale).movedim(-2, 0).reshape(shape)
+            # Not torch.normal, which looks whether a scale is negative: a GPU would have to be waited for.
+            return (loc + scale * torch.randn_like(loc)).movedim(-2, 0).reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """[*sample_shape, *batch] for `value` [*sample_shape, *batch, D], as `gaussian_mixture_log_prob`."""

@@ -13,7 +13,7 @@ from .mixture import (
     gaussian_mixture_marginal_log_prob,
 )
 from .reference.divergences import KLDecomposition, decomposed, own_log_prob, reduced
-from .reference.marginals import prior_marginal_log_prob
+from .reference.marginals import factorises, prior_marginal_log_prob
 
 
 def inclusive_kl(
@@ -250,7 +250,8 @@ def kl_decomposition(
         assert dataset_size is not None  # checked above
         joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size, estimator)
     own = own_log_prob(z, loc, scale, index)
-    return decomposed(own, joint, marginal, prior_marginal, prior, z, reduction)
+    prior_log_prob = None if factorises(prior) else prior.log_prob(z)
+    return decomposed(own, joint, marginal, prior_marginal, prior_log_prob, reduction)
 
 
 def _log_density(

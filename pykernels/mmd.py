@@ -139,6 +139,9 @@ def mmd(
     if scales is None:
         scales = default_vector_scales(_checks.sample_inputs(x, y)[0].shape[-1])
     x, y, scales = _checks.mmd_inputs(x, y, scales, unbiased=unbiased)
+    if scales.device != x.device and not (scales.requires_grad or torch.compiler.is_compiling()):
+        # Filled in there: a CUDA graph can hold no copy.
+        scales = torch.stack([x.new_full((), scale) for scale in scales.tolist()])
     return _mmd(x, y, kernel, scales.to(x), unbiased)
 
 

@@ -22,9 +22,9 @@ def responsibility_statistics(
     information of component and point; means and quantiles of the two say what that number does not, how many others an
     encoding overlaps (Mathieu et al. 2019, "Disentangling Disentanglement in Variational Autoencoders", appendix D).
 
-    Arguments, gradients, dtypes, determinism, cost and errors are those of `gaussian_mixture_log_prob`; on a CPU all
-    three come from one pass of a kernel. On a GPU there is no such kernel: the reference computes them there, tile by
-    tile, in the same memory but more slowly.
+    Arguments, gradients, dtypes, determinism, cost and errors are those of `gaussian_mixture_log_prob`; all three come
+    from one pass of a kernel. Their gradients do, too, on a CPU. On a GPU there is no such kernel: the reference computes
+    them there, tile by tile, in the same memory but more slowly.
 
     Returns:
         A named tuple (log_prob, perplexity, collision_count), each [*batch, B]. The last two are NaN at a point where

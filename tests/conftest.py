@@ -1,3 +1,4 @@
+import os
 import warnings
 
 import pytest
@@ -11,6 +12,9 @@ with warnings.catch_warnings():
 from tests import emulated
 
 _NOT_BUILT = "compiled"
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # as many processes as there are cores run: threads of each would only wait
 
 
 def _variants() -> list[str]:

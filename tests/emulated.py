@@ -23,14 +23,17 @@ def missing_tool() -> str | None:
 @functools.cache
 def module() -> ModuleType:
     import pybind11
+    from filelock import FileLock
 
     configure = ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(BUILD), "-DPYKERNELS_EMULATED=ON"]
     configure += ["-DPYKERNELS_CUDA=OFF", f"-DPython_EXECUTABLE={sys.executable}"]
     configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
-    for command in (configure, ["cmake", "--build", str(BUILD)]):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with FileLock(BUILD / "lock"):  # several processes may run the tests
+        for command in (configure, ["cmake", "--build", str(BUILD)]):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
     (path,) = BUILD.glob("_C*.so")
     spec = importlib.util.spec_from_file_location("_C", path)
     loaded = importlib.util.module_from_spec(spec)

@@ -18,6 +18,8 @@ MAY_IMPORT = {
 }
 OPS = {"pykernels.mixture", "pykernels.minibatch", "pykernels.responsibilities", "pykernels.mmd"}
 COMPILED = "pykernels._C"
+COLLECTIVE = {"pykernels.distributed", "pykernels._collectives"}
+COLLECTIVE |= {"pykernels._distributed_mixture", "pykernels._distributed_mmd"}
 LAUNCHES = re.compile(r"pykernels\._launch(_\w+)?")  # an op may have a file of its own
 UNSAFE_FLAGS = re.compile(
     r"-ffast-math|-Ofast|-funsafe-math|-fassociative-math|-ffinite-math-only|-march=native"
@@ -63,6 +65,9 @@ def _python_violations(name: str, text: str) -> Iterator[str]:
             yield "only pykernels._launch may import the compiled module"
         if _within(module, "pykernels.reference") and not _may_reference(target):
             yield f"the reference must not know {target}"
+        if package == "pykernels" and module not in COLLECTIVE:
+            if any(_within(target, other) for other in (*COLLECTIVE, "torch.distributed")):
+                yield f"only pykernels.distributed may know of other processes, not through {target}"
         if module in OPS and any(_within(target, other) for other in OPS - {module}):
             yield f"one op must not know another, {target}"
         if module.startswith("vae.") and not module.startswith(("vae.experiments", "vae.cli")):
@@ -125,6 +130,8 @@ def test_the_tree_keeps_the_rules():
         ("pykernels/info.py", "from . import _C", "only pykernels._launch may import the compiled"),
         ("pykernels/mixture.py", "x.data_ptr()", "only pykernels._launch may take"),
         ("pykernels/mixture.py", "from .mmd import cauchy_mmd", "one op must not know another"),
+        ("pykernels/mmd.py", "from .distributed import mean", "only pykernels.distributed may know of"),
+        ("pykernels/_launch.py", "import torch.distributed", "only pykernels.distributed may know of"),
         ("pykernels/reference/mixture.py", "from .. import _ops", "the reference must not know"),
         ("pykernels/reference/__init__.py", "from ..mixture import f", "reference must not know"),
         ("vae/model.py", "from pykernels.mixture import f", "only the public names of pykernels"),

@@ -4,7 +4,9 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 # `vae NAME` calls main(config) of vae/experiments/NAME.py, whose dataclass is Name. Nothing heavy is imported
@@ -31,18 +33,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen, flags = parser.parse_known_args(argv)
 
     experiment = importlib.import_module(f"vae.experiments.{chosen.experiment}")
+    from vae.ranks import is_first
     from vae.run import RunError
 
     prog = f"vae {chosen.experiment}"
     try:
-        experiment.main(parse(getattr(experiment, chosen.experiment.capitalize()), flags, prog))
+        config = parse(getattr(experiment, chosen.experiment.capitalize()), flags, prog)
+        _run(experiment, config)
     except RunError as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        if is_first():
+            print(f"{prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{prog}: stopped; --resume continues", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(experiment: ModuleType, config: Any) -> None:
+    """In this process, or in all that torchrun has started, of which the first one speaks."""
+    from vae import ranks, seeds
+    from vae.run import RunError
+
+    seeds.start(config.run)
+    if ranks.world_size() > 1 and not getattr(experiment, "IN_SEVERAL_PROCESSES", False):
+        raise RunError("this experiment runs in one process: start it without torchrun")
+    with nullcontext() if ranks.is_first() else redirect_stdout(None):
+        experiment.main(config)
 
 
 def parse(config_class: Any, flags: Sequence[str], prog: str) -> Any:
@@ -51,7 +68,9 @@ def parse(config_class: Any, flags: Sequence[str], prog: str) -> Any:
 
     from vae.run import stored_config
 
-    read = partial(tyro.cli, config_class, args=flags, prog=prog)
+    # --seed and not --run.seed, wherever the field is
+    flat = (tyro.conf.OmitArgPrefixes,)
+    read = partial(tyro.cli, config_class, args=flags, prog=prog, config=flat)
     config = read()
     if stored := stored_config(config_class, config.run):
         return read(default=stored)

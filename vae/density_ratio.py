@@ -9,6 +9,7 @@ from torch.distributions import Distribution
 from torch.func import functional_call
 from torch.nn.functional import softplus
 
+from vae import ranks
 from vae.divergences import shuffled_dimensions
 from vae.model import Encoding
 
@@ -68,6 +69,7 @@ class DensityRatio(nn.Module):
 
     def forward(self, prior: Distribution, encoding: Encoding) -> Tensor:
         """D, a scalar: a divergence as `vae.objectives.decomposition` takes it."""
+        ranks.parts_are_known("a density ratio")
         if self.training and torch.is_grad_enabled():
             for _ in range(self.steps):
                 self.fit(prior, encoding.z.detach())

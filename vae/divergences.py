@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 import pykernels
+from vae import ranks
 from vae.model import Encoding
 
 
@@ -20,7 +21,7 @@ def nothing(prior: Distribution, encoding: Encoding) -> Tensor:
 
 def negative_log_volume(prior: Distribution, encoding: Encoding) -> Tensor:
     """−½ log|S(x)|, the mean over the batch: minus the encoder's entropy, but for a constant (eq 5)."""
-    return -encoding.scale.log().sum(-1).mean()
+    return -ranks.mean(encoding.scale.log().sum(-1))
 
 
 def exclusive_kl(
@@ -31,6 +32,9 @@ def exclusive_kl(
     The estimators for a minibatch have large biases: see `pykernels.exclusive_kl`.
     """
     loc, scale, z = encoding
+    if estimator == "exact":
+        return ranks.kernels().exclusive_kl(z, loc, scale, prior)
+    ranks.parts_are_known(f"the estimator {estimator!r}")
     return pykernels.exclusive_kl(z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size)
 
 
@@ -46,7 +50,12 @@ def decomposed_kl(
 ) -> Tensor:
     """The terms of `pykernels.kl_decomposition`, each times its weight."""
     loc, scale, z = encoding
-    terms = pykernels.kl_decomposition(z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size)
+    if estimator == "exact":
+        terms = ranks.kernels().kl_decomposition(z, loc, scale, prior)
+    else:
+        ranks.parts_are_known(f"the estimator {estimator!r}")
+        options = {"estimator": estimator, "dataset_size": dataset_size}
+        terms = pykernels.kl_decomposition(z, loc, scale, prior, **options)
     weights = mutual_information, total_correlation, dimensionwise_kl
     parts = [weight * term for weight, term in zip(weights, terms)]
     return parts[0] + parts[1] + parts[2]
@@ -54,7 +63,7 @@ def decomposed_kl(
 
 def whole_vector_mmd(prior: Distribution, encoding: Encoding, *, kernel: str = "cauchy") -> Tensor:
     """MMD² between the draws of the encodings and as many of the prior: unbiased, so it may be below 0."""
-    return pykernels.mmd(encoding.z, prior.sample(encoding.z.shape[:1]), kernel)
+    return ranks.kernels().mmd(encoding.z, ranks.sample(prior, encoding.z), kernel)
 
 
 def shuffled_dimensions(z: Tensor) -> Tensor:

@@ -35,10 +35,11 @@ class Plot(NamedTuple):
 
 
 def plots(panels: Sequence[Plot], path: Path, columns: int = 3) -> None:
-    """The panels side by side, in rows of so many."""
+    """The panels side by side, in rows of so many; the legend of one alone stands beside it."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.7 * columns, 3.2 * rows), layout="constrained")
+    width = 5.2 if len(panels) == 1 else 3.7 * columns
+    figure = Figure(figsize=(width, 3.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel, ax in zip(panels, grid):
         free = cycle(COLOURS)
@@ -57,7 +58,10 @@ def plots(panels: Sequence[Plot], path: Path, columns: int = 3) -> None:
             ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             ax.xaxis.minorticks_off()
         ax.grid(linewidth=0.3)
-        ax.legend(fontsize=7)
+        if len(panels) > 1:
+            ax.legend(fontsize=7)
+    if len(panels) == 1:
+        figure.legend(loc="outside right upper", fontsize=7)
     for ax in grid[len(panels) :]:
         ax.set_visible(False)
     _save(figure, path)

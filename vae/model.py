@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
+from vae import ranks
+
 
 class Encoding(NamedTuple):
     """What the encoder makes of a batch: q(z|x) = N(loc, scale²), and one reparameterised draw z from it."""
@@ -49,7 +51,7 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> Encoding:
         loc, scale = self.encoder(x)
-        return Encoding(loc, scale, loc + scale * torch.randn_like(loc))
+        return Encoding(loc, scale, loc + scale * ranks.randn_like(loc))
 
     def decode(self, z: Tensor) -> Distribution:
         return self.likelihood(self.decoder(z))
@@ -75,4 +77,5 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def encode_all(model: VAE, batches: Iterable[Tensor]) -> Encoding:
     """The encodings of all batches as one, with a draw from each."""
     with evaluating(model):
-        return Encoding(*map(torch.cat, zip(*map(model.encode, batches), strict=True)))
+        encodings = (tuple(map(ranks.counted, model.encode(x))) for x in batches)
+        return Encoding(*map(torch.cat, zip(*encodings, strict=True)))

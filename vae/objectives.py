@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from vae import divergences
+from vae import divergences, ranks
 from vae.density_ratio import DensityRatio
 from vae.model import VAE, Encoding
 
@@ -53,16 +53,21 @@ def decomposition(
     """E_q[log p(x|z)] − β KL(q(z|x)‖p(z)) − α D(q(z), p(z)), averaged over the batch x: to be maximised.
 
     α multiplies D per data point, so its meaning does not change with the batch size. q(z) is made of the
-    batch's encodings, or of those of all of `data` where given, which then is encoded anew in every call.
+    batch's encodings, or of those of all of `data` where given, which then is encoded anew in every call. Where x and
+    `data` are parts that ranks hold, all terms are those of the whole.
     A term whose weight is 0 is still measured, but without a gradient.
     """
     encoding, log_likelihood = model(x)
     prior = model.prior()
     with _gradient_if(beta):
-        kl = kl_to_prior(encoding.posterior, prior, encoding.z).mean()
+        kl = ranks.mean(kl_to_prior(encoding.posterior, prior, encoding.z))
     with _gradient_if(alpha):
-        discrepancy = divergence(prior, encoding if data is None else model.encode(data))
-    objective = log_likelihood = log_likelihood.mean()
+        if data is None:
+            discrepancy = divergence(prior, Encoding(*map(ranks.counted, encoding)))
+        else:
+            with ranks.holding_shards(data):
+                discrepancy = divergence(prior, model.encode(data))
+    objective = log_likelihood = ranks.mean(log_likelihood)
     # A term that is left out must not poison the sum: 0 · inf is NaN.
     if beta:
         objective = objective - beta * kl

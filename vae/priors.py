@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 from torch.nn.functional import log_softmax
+from torch.types import _size
 
 import pykernels
 from vae.student_t import StudentT as StudentTDistribution
@@ -18,6 +19,14 @@ CENTRES = {
 
 
 Scales = Literal["fixed", "learned", "free"]
+
+
+class _Normal(Normal):
+    """torch's own `sample` looks whether a scale is negative, for which a GPU would have to be waited for."""
+
+    @torch.no_grad()
+    def sample(self, sample_shape: _size = ()) -> Tensor:
+        return self.rsample(sample_shape)
 
 
 class Gaussian(nn.Module):
@@ -40,7 +49,7 @@ class Gaussian(nn.Module):
     def forward(self) -> Distribution:
         log_variances = self.log_variances if self.is_free else self._normalised(self.log_variances)
         scale = (0.5 * log_variances).exp()
-        factors = Normal(torch.zeros_like(scale), scale, validate_args=False)
+        factors = _Normal(torch.zeros_like(scale), scale, validate_args=False)
         return Independent(factors, 1, validate_args=False)
 
     @staticmethod
@@ -112,10 +121,10 @@ class Sparse(nn.Module):
         self.is_normal = gamma == 0
 
     def forward(self) -> Distribution:
-        components = Normal(torch.zeros_like(self.scale), self.scale, validate_args=False)
+        components = _Normal(torch.zeros_like(self.scale), self.scale, validate_args=False)
         factors: Distribution
         if self.is_normal:
-            factors = Normal(components.loc[:, 0], components.scale[:, 0], validate_args=False)
+            factors = _Normal(components.loc[:, 0], components.scale[:, 0], validate_args=False)
         else:
             weights = Categorical(logits=self.logits, validate_args=False)
             factors = MixtureSameFamily(weights, components, validate_args=False)

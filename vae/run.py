@@ -21,6 +21,8 @@ from typing import Any, Literal
 
 import torch
 
+from vae import ranks
+
 
 class RunError(Exception):
     """Something the user can put right; its text says what and how."""
@@ -77,6 +79,16 @@ class RunFolder:
         self._metrics = self.path / "metrics.jsonl"
         self._checkpoint = self.path / "checkpoint.pt"
         self._summary = self.path / "summary.json"
+        refused = None
+        if ranks.is_first():
+            try:
+                self._enter(config)
+            except RunError as error:
+                refused = str(error)
+        if said := ranks.from_first(refused):
+            raise RunError(said)
+
+    def _enter(self, config: Any) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             present = {entry.name for entry in self.path.iterdir()}
@@ -97,7 +109,9 @@ class RunFolder:
         return _read_json(self._summary) if self._summary.exists() else None
 
     def finish(self, summary: dict[str, Any]) -> None:
-        _write_json(self._summary, summary)
+        if ranks.is_first():
+            _write_json(self._summary, summary)
+        ranks.from_first(None)
 
     def rows(self) -> list[dict[str, float]]:
         try:
@@ -106,11 +120,16 @@ class RunFolder:
             raise RunError(f"{self._metrics} is damaged ({error}): restore a copy") from error
 
     def log(self, row: dict[str, float]) -> None:
+        if not ranks.is_first():
+            return
         with self._metrics.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
-        """Keep `state`, reached after `epoch` epochs, together with the random state."""
+        """Keep `state`, reached after `epoch` epochs, together with the random state. Any number of processes can go on
+        from there."""
+        if not ranks.is_first():
+            return
         random = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
         buffer = io.BytesIO()
         torch.save({"epoch": epoch, "random": random, **state}, buffer)
@@ -122,7 +141,8 @@ class RunFolder:
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The last checkpoint, if any. Restores the random state, and drops the metrics of later epochs."""
         if not self._checkpoint.exists():
-            _write_atomically(self._metrics, b"")
+            if ranks.is_first():
+                _write_atomically(self._metrics, b"")
             return None
         remedy = f"restore a copy, or delete {self._checkpoint} and --resume to train again from the start"
         try:
@@ -133,13 +153,17 @@ class RunFolder:
             state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
             epoch, random = int(state.pop("epoch")), state.pop("random")
             torch.set_rng_state(random["cpu"])
-            torch.cuda.set_rng_state_all(random["cuda"])
+            if ranks.world_size() == 1 or not random["cuda"]:
+                torch.cuda.set_rng_state_all(random["cuda"])
+            else:
+                torch.cuda.set_rng_state(random["cuda"][0])  # that of the first rank
         except Exception as error:  # torch, zipfile and pickle each have their own kinds for a damaged file
             raise RunError(f"{self._checkpoint} is damaged ({error}): {remedy}") from error
         lines = self._metrics.read_bytes().splitlines(keepends=True) if self._metrics.exists() else []
         if len(lines) < epoch:
             raise RunError(f"{self._metrics} has only {len(lines)} of the {epoch} rows: {remedy}")
-        _write_atomically(self._metrics, b"".join(lines[:epoch]))
+        if ranks.is_first():
+            _write_atomically(self._metrics, b"".join(lines[:epoch]))
         return {"epoch": epoch, **state}
 
 

@@ -1,11 +1,14 @@
 """An experiment run once, or once for every seed with intervals over them."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
 
 from vae.metrics import student_t_interval
 from vae.run import RunFolder, RunOptions, parse_seeds
@@ -19,13 +22,13 @@ def run(config: Any, experiment: Experiment) -> dict[str, Any]:
 
     What is already finished in the run folder is not run again.
     """
+    fabric = start(config.run)
     folder = RunFolder(config)
     if folder.summary is None:
         if config.run.seeds:
             children = [one_of(config.run, seed) for seed in parse_seeds(config.run.seeds)]
             folder.finish(intervals([run(replace(config, run=child), experiment) for child in children]))
         else:
-            fabric = _fabric(config.run)
             fabric.seed_everything(config.run.seed, verbose=False)
             folder.finish(experiment(config, folder, fabric))
     summary = folder.summary
@@ -79,12 +82,25 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value['mean']:.4g} ± {value['half_width']:.2g}"
 
 
-def _fabric(options: RunOptions) -> Fabric:
+def start(options: RunOptions) -> Fabric:
+    """What trains: one process, or those that torchrun has started."""
     device = options.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     mixed = options.precision == "mixed" and _has_bfloat16(device)
-    fabric = Fabric(accelerator=device, devices=1, precision="bf16-mixed" if mixed else "32-true")
+    precision = "bf16-mixed" if mixed else "32-true"
+    if TorchElasticEnvironment.detect():
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        # Ranks start alike by their seed, and only some buffers of a model may be alike.
+        strategy = DDPStrategy(broadcast_buffers=False, init_sync=False)
+        processes = {
+            "devices": here,
+            "num_nodes": int(os.environ["WORLD_SIZE"]) // here,
+            "strategy": strategy,
+        }
+    else:
+        processes = {"devices": 1}
+    fabric = Fabric(accelerator=device, precision=precision, **processes)
     fabric.launch()
     return fabric
 

@@ -1,15 +1,18 @@
 """The Student-t distribution with what torch's lacks: cdf, icdf, and its KL from a normal."""
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import scipy.special
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributions import Normal, register_kl
+from torch.distributions import Chi2, Normal, register_kl
 from torch.distributions import StudentT as TorchStudentT
+from torch.distributions.utils import broadcast_all
+from torch.types import _size
 
 # The trapezoidal rule at 65 points of the standard normal, 0.25 apart, to ±8. For a function that is analytic to a
 # distance of `a` from the real line it errs by the order of exp(−2π a / 0.25); log p has its singularities at
@@ -23,6 +26,23 @@ class StudentT(TorchStudentT):
 
     They are computed by scipy on the CPU, and have no gradient. KL(Normal‖StudentT) is registered with torch.
     """
+
+    def __init__(
+        self,
+        df: Tensor,
+        loc: Tensor | float = 0.0,
+        scale: Tensor | float = 1.0,
+        validate_args: bool | None = None,
+    ):
+        # torch's own always looks whether df is positive, for which a GPU would have to be waited for.
+        self.df, self.loc, self.scale = broadcast_all(df, loc, scale)
+        self._chi2 = Chi2(self.df, validate_args=validate_args)
+        super(TorchStudentT, self).__init__(self.df.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: _size, _instance: Any = None) -> "StudentT":
+        new = self._get_checked_instance(StudentT, _instance)  # type: ignore[no-untyped-call]
+        super().expand(batch_shape, new)  # type: ignore[no-untyped-call]
+        return cast(StudentT, new)
 
     def cdf(self, value: Tensor) -> Tensor:
         return self._by_scipy(scipy.special.stdtr, (value - self.loc) / self.scale)
@@ -46,6 +66,12 @@ def _lower_normal(df: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
+@functools.cache
+def _rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Copied to a device once: a recorded step must not copy."""
+    return _POINTS.to(device, dtype), _WEIGHTS.to(device, dtype)
+
+
 @register_kl(Normal, StudentT)  # type: ignore[untyped-decorator]
 def _kl_normal_student_t(p: Normal, q: StudentT) -> Tensor:
     """−H[p] − E_p[log q], the second by quadrature.
@@ -53,7 +79,7 @@ def _kl_normal_student_t(p: Normal, q: StudentT) -> Tensor:
     With r = (scale of p) / (√df · scale of q), the error is below 1e-11 (df + 1) for r ≤ 1, 5e-7 (df + 1) for r ≤ 2
     and 1e-3 (df + 1) for r ≤ 5, plus the dtype's rounding. Differentiable in all parameters; 65 terms an element.
     """
-    points, weights = (item.to(p.loc) for item in (_POINTS, _WEIGHTS))
+    points, weights = _rule(p.loc.dtype, p.loc.device)
     standardised = ((p.loc - q.loc).unsqueeze(-1) + p.scale.unsqueeze(-1) * points) / q.scale.unsqueeze(-1)
     tail = (weights * torch.log1p(standardised.square() / q.df.unsqueeze(-1))).sum(-1)
     df = q.df.double()  # float32 would lose what large df have in common

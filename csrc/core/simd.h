@@ -79,6 +79,13 @@ PYKERNELS_INLINE VectorF fma(VectorF a, VectorF b, VectorF c) {
 PYKERNELS_INLINE VectorD fma(VectorD a, VectorD b, VectorD c) {
   return (VectorD)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
 }
+// c - a b.
+PYKERNELS_INLINE VectorF fnma(VectorF a, VectorF b, VectorF c) {
+  return (VectorF)_mm512_fnmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+PYKERNELS_INLINE VectorD fnma(VectorD a, VectorD b, VectorD c) {
+  return (VectorD)_mm512_fnmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+}
 PYKERNELS_INLINE float sum(VectorF v) { return _mm512_reduce_add_ps((__m512)v); }
 PYKERNELS_INLINE double sum(VectorD v) { return _mm512_reduce_add_pd((__m512d)v); }
 // Non-zero if a <= b fails in some lane; a NaN fails it.
@@ -96,6 +103,12 @@ PYKERNELS_INLINE VectorF fma(VectorF a, VectorF b, VectorF c) {
 }
 PYKERNELS_INLINE VectorD fma(VectorD a, VectorD b, VectorD c) {
   return (VectorD)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
+PYKERNELS_INLINE VectorF fnma(VectorF a, VectorF b, VectorF c) {
+  return (VectorF)_mm256_fnmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+PYKERNELS_INLINE VectorD fnma(VectorD a, VectorD b, VectorD c) {
+  return (VectorD)_mm256_fnmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 }
 PYKERNELS_INLINE unsigned not_le(VectorF a, VectorF b) {
   return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NLE_UQ));
@@ -116,6 +129,7 @@ PYKERNELS_INLINE double sum(VectorD v) {
 #else
 
 template <class V> PYKERNELS_INLINE V fma(V a, V b, V c) { return a * b + c; }
+template <class V> PYKERNELS_INLINE V fnma(V a, V b, V c) { return c - a * b; }
 PYKERNELS_INLINE float sum(VectorF v) { return (v[0] + v[1]) + (v[2] + v[3]); }
 PYKERNELS_INLINE double sum(VectorD v) { return v[0] + v[1]; }
 PYKERNELS_INLINE unsigned not_le(VectorF a, VectorF b) {
@@ -301,57 +315,6 @@ template <class T, int N> PYKERNELS_INLINE Vector<T> polynomial(Vector<T> x, con
   for (int i = 1; i < N; ++i) p = fma(p, x, splat(coefficients[i]));
   return p;
 }
-
-// 2^x for x below the overflow of T: 2^-inf = 0, NaN stays NaN, results under the normal range may be flushed
-// to 0. Minimax polynomials with p(0) = 1, relative error 9e-8 (float) and 4e-18 (double).
-#if defined(__AVX512F__)
-
-// f = x - floor(x) in one instruction (0 for an infinite x), and scaling by 2^floor(x) in another, which also
-// leaves 0 in lanes that are not kept.
-PYKERNELS_INLINE VectorF exp2(VectorF x, __mmask16 kept = 0xffff) {
-  static constexpr float c[] = {1.8671297e-3f, 9.0170311e-3f, 5.5799912e-2f,
-                                2.4016445e-1f, 6.9315131e-1f, 1.0f};
-  const VectorF f = (VectorF)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF);
-  return (VectorF)_mm512_maskz_scalef_ps(kept, (__m512)polynomial<float>(f, c), (__m512)x);
-}
-PYKERNELS_INLINE VectorD exp2(VectorD x, __mmask8 kept = 0xff) {
-  static constexpr double c[] = {
-      6.2634642590725864733e-10, 6.5595303768637954245e-9, 1.0253212180219565917e-7, 1.3208367324072764129e-6,
-      1.5253175052551680542e-5,  1.5403512309795433298e-4, 1.3333558629560780214e-3, 9.6181290995509302535e-3,
-      5.5504108665602235396e-2,  2.4022650695906330327e-1, 6.9314718055994592839e-1, 1.0};
-  const VectorD f = (VectorD)_mm512_reduce_pd((__m512d)x, _MM_FROUND_TO_NEG_INF);
-  return (VectorD)_mm512_maskz_scalef_pd(kept, (__m512d)polynomial<double>(f, c), (__m512d)x);
-}
-// 2^x, and 0 for x up to the bound.
-template <class V> PYKERNELS_INLINE V exp2_above(V x, V bound) { return exp2(x, not_le(x, bound)); }
-
-#else
-
-// The integer nearest to x lands in the low bits of x + round_to_int, and from there in the exponent of p. At
-// the clamp, p = 1 and the exponent field becomes 0: the result is 0 exactly.
-template <class T, int N> PYKERNELS_INLINE Vector<T> exp2_by_bits(Vector<T> x, const T (&c)[N]) {
-  const Vector<T> clamp = splat(static_cast<T>(-Float<T>::bias));
-  x = x < clamp ? clamp : x;
-  const Vector<T> shifted = x + splat(Float<T>::round_to_int);
-  const Vector<T> p = polynomial<T>(x - (shifted - splat(Float<T>::round_to_int)), c);
-  const Vector<T> y = (Vector<T>)((Bits<T>)p + ((Bits<T>)shifted << Float<T>::mantissa_bits));
-  return x == x ? y : x;
-}
-PYKERNELS_INLINE VectorF exp2(VectorF x) {
-  static constexpr float c[] = {1.3264729e-3f, 9.6715126e-3f, 5.5507337e-2f,
-                                2.4022242e-1f, 6.9314698e-1f, 1.0f};
-  return exp2_by_bits<float>(x, c);
-}
-PYKERNELS_INLINE VectorD exp2(VectorD x) {
-  static constexpr double c[] = {
-      4.4347689312120690005e-10, 7.0737831792200067776e-9, 1.0178199586380472198e-7, 1.3215435282714077342e-6,
-      1.5252733493096279273e-5,  1.5403530457111286711e-4, 1.3333558146774648301e-3, 9.6181291075941207071e-3,
-      5.5504108664820083134e-2,  2.4022650695910131259e-1, 6.9314718055994532581e-1, 1.0};
-  return exp2_by_bits<double>(x, c);
-}
-template <class V> PYKERNELS_INLINE V exp2_above(V x, V bound) { return x <= bound ? V{} : exp2(x); }
-
-#endif
 
 // Splits positive normal numbers: x = m * 2^e with m in [sqrt(1/2), sqrt(2)); returns e and leaves m in x.
 template <class T> PYKERNELS_INLINE Vector<T> split_exponent(Vector<T>& x) {

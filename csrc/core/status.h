@@ -12,7 +12,8 @@ enum class Status {
   unsupported_cpu,
   launch_failed,
   batch_too_large,
-  too_many_dims
+  too_many_dims,
+  too_many_panels
 };
 
 // What CUDA said of this thread's last launch that failed.
@@ -28,6 +29,7 @@ static inline const char* status_text(Status status) {
       return "this machine lacks the instructions, or the device, of that variant";
     case Status::batch_too_large: return "a GPU takes at most 4294967295 batch elements in one call";
     case Status::too_many_dims: return "a GPU takes at most 4194240 dimensions";
+    case Status::too_many_panels: return "points that several processes hold reach over too many panels";
     case Status::launch_failed: return launch_problem;
   }
   return "unknown status";

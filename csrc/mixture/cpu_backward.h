@@ -3,6 +3,8 @@
 // mixture_math.h.
 #pragma once
 
+#include <type_traits>
+
 #include "mixture/cpu_band.h"
 
 namespace pykernels {
@@ -16,7 +18,7 @@ template <class T> struct Upstream {
   T* rows;                      // [groups][dims][kGroup]
   T *joint, *grad_joint;        // [groups][kGroup]
   T *of_log, *of_share;         // [groups][kGroup]: see grad_statistics, that of a log in base 2; null: zero
-  T *marginal, *grad_marginal;  // [groups][dims][kGroup]
+  T *marginal, *grad_marginal;  // [groups][dims][kGroup]; or 0, and the gradient times 2^-marginal
   Band band;
 };
 
@@ -24,7 +26,7 @@ template <class T> struct BackwardScratch {
   Chunk<T> chunk;
   T* first;  // sums over the rows of one flush, and their totals: [vectors][dims][lanes]
   T* second;
-  T* mass;        // of the marginals; null without them
+  T* mass;        // of both, in each dimension; null without marginals
   T* joint_mass;  // [vectors][lanes]
   T *total_first, *total_second, *total_mass, *total_joint_mass;
   T* weight;   // of the pairs at hand: [vectors][kGroup][lanes]
@@ -94,8 +96,7 @@ int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_
     Vector<T> mass = load(sum);
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
-      const Vector<T> exponent = load(weight + k * kLanes<T>),
-                      share = exp2_above(exponent, splat(negligible));
+      const Vector<T> exponent = load(weight + k * kLanes<T>), share = exp2(exponent);
       Vector<T> gradient = splat(grad[k]);
       if constexpr (kStatistics) {
         const Vector<T> log2 = exponent > splat(negligible) ? exponent : splat(negligible);
@@ -110,93 +111,91 @@ int64_t joint_weights(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_
   return count;
 }
 
-// One dimension of a group of rows.
+// One dimension of a group of rows, with what 2^rest is to be multiplied by: see fraction_times.
 template <class T> struct RowsOfDim {
-  const T *value, *marginal, *grad_marginal;
+  const T *value, *marginal;
+  T terms[kExp2Terms<T> * kGroup];
+  bool settled;  // no marginal is to be subtracted
 };
 
-constexpr int kAtOnce = kVectorBytes == 64 ? 2 : 1;  // vectors of components, as many as the registers hold
-template <int n> struct Vectors {
-  static constexpr int count = n;
-};
+template <class T>
+PYKERNELS_INLINE void take_marginals(RowsOfDim<T>& rows, const T* marginal, const T* grad_marginal) {
+  rows.marginal = marginal;
+  rows.settled = true;
+  for (int k = 0; k < kGroup; ++k) rows.settled &= marginal[k] == 0;
+  for (int i = 0; i < kExp2Terms<T>; ++i)
+    for (int k = 0; k < kGroup; ++k) rows.terms[i * kGroup + k] = Exp2<T>::polynomial[i] * grad_marginal[k];
+}
 
-// Adds one dimension of a group of rows to the sums of kVectors vectors of components, and their pull on the
-// rows to `pull`.
-template <class T, int kVectors, bool kJoint, bool kMarginal, bool kRows, bool kComponents, bool kBand>
-PYKERNELS_INLINE void add_vectors(const BackwardScratch<T>& scratch, const int64_t* live, const T* weight,
-                                  int64_t d, const RowsOfDim<T>& rows, const Part<T>& part, T negligible,
-                                  Vector<T> (&pull)[kGroup]) {
+// Adds one dimension of a group of rows to the sums of a vector of components, and its pull on the rows to
+// `pull`. The weights of the joint density are in `weight`.
+template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents, bool kBand, bool kSettled>
+PYKERNELS_INLINE void add_vector(const BackwardScratch<T>& scratch, int64_t v, const T* weight, int64_t d,
+                                 const RowsOfDim<T>& rows, const Part<T>& part, Vector<T> (&pull)[kGroup]) {
   const Chunk<T>& chunk = scratch.chunk;
-  int64_t o[kVectors];
-  Vector<T> m[kVectors], w[kVectors], first[kVectors], second[kVectors], mass[kVectors], constant[kVectors];
-  for (int i = 0; i < kVectors; ++i) {
-    o[i] = (live[i] * chunk.dims + d) * kLanes<T>;
-    m[i] = load(chunk.loc + o[i]);
-    w[i] = load(chunk.precision + o[i]);
-    if constexpr (kComponents) {
-      first[i] = load(scratch.first + o[i]);
-      second[i] = load(scratch.second + o[i]);
-    }
-    if constexpr (kMarginal) {
-      mass[i] = load(scratch.mass + o[i]);
-      constant[i] = load(chunk.marginal_constant + o[i]);
-    }
+  const int64_t o = (v * chunk.dims + d) * kLanes<T>;
+  const Vector<T> m = load(chunk.loc + o), w = load(chunk.precision + o);
+  Vector<T> first{}, second{}, mass{}, constant{};
+  if constexpr (kComponents) {
+    first = load(scratch.first + o);
+    second = load(scratch.second + o);
+  }
+  if constexpr (kMarginal) {
+    mass = load(scratch.mass + o);
+    constant = load(chunk.marginal_constant + o);
   }
 #pragma GCC unroll 8
   for (int k = 0; k < kGroup; ++k) {
-    const Vector<T> z = splat(rows.value[k]);
-#pragma GCC unroll 2
-    for (int i = 0; i < kVectors; ++i) {
-      const Vector<T> e = z - m[i];
-      Vector<T> r{};
-      if constexpr (kMarginal) {
-        const Vector<T> square = add_weighted_square(e, w[i], Vector<T>{});
-        const Vector<T> x =
-            (constant_in<kBand>(part, constant[i], live[i], k) - square) - splat(rows.marginal[k]);
-        r = exp2_above(x, splat(negligible)) * splat(rows.grad_marginal[k]);
-        mass[i] += r;
-      }
-      if constexpr (kJoint) {
-        const Vector<T> joint = load(weight + (i * kGroup + k) * kLanes<T>);
-        r = kMarginal ? r + joint : joint;
-      }
-      const Vector<T> pulled = r * e;
-      if constexpr (kComponents) {
-        first[i] += pulled;
-        second[i] = fma(pulled, e, second[i]);
-      }
-      if constexpr (kRows) pull[k] = fma(pulled, w[i], pull[k]);
+    const Vector<T> e = splat(rows.value[k]) - m;
+    Vector<T> r{};
+    if constexpr (kJoint) r = load(weight + k * kLanes<T>);
+    if constexpr (kMarginal) {
+      Vector<T> x = fnma(e * e, w, constant_in<kBand>(part, constant, v, k));
+      if constexpr (!kSettled) x = x - splat(rows.marginal[k]);
+      const PowerOfTwo<T> power = power_of_two(x);
+      const Vector<T> fraction = fraction_times(power, rows.terms + k, kGroup);
+      r = kJoint ? fma(power.scale, fraction, r) : power.scale * fraction;
+      mass += r;
     }
-  }
-  for (int i = 0; i < kVectors; ++i) {
+    const Vector<T> pulled = r * e;
     if constexpr (kComponents) {
-      store(scratch.first + o[i], first[i]);
-      store(scratch.second + o[i], second[i]);
+      first += pulled;
+      second = fma(pulled, e, second);
     }
-    if constexpr (kMarginal) store(scratch.mass + o[i], mass[i]);
+    if constexpr (kRows) pull[k] = fma(pulled, w, pull[k]);
   }
+  if constexpr (kComponents) {
+    store(scratch.first + o, first);
+    store(scratch.second + o, second);
+  }
+  if constexpr (kMarginal) store(scratch.mass + o, mass);
 }
 
 // Adds one group of rows to the sums of the live components, and their pull on the rows to grad_rows
 // [dims][kGroup].
 template <class T, bool kJoint, bool kMarginal, bool kRows, bool kComponents, bool kBand>
 void add_gradients(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t group, const Part<T>& part,
-                   const int64_t* live, int64_t count, T negligible, T* grad_rows) {
+                   const int64_t* live, int64_t count, T* grad_rows) {
   const int64_t dims = scratch.chunk.dims;
   for (int64_t d = 0; d < dims; ++d) {
     const int64_t o = (group * dims + d) * kGroup;
-    const RowsOfDim<T> rows{up.rows + o, kMarginal ? up.marginal + o : nullptr,
-                            kMarginal ? up.grad_marginal + o : nullptr};
+    RowsOfDim<T> rows;
+    rows.value = up.rows + o;
+    if constexpr (kMarginal) take_marginals(rows, up.marginal + o, up.grad_marginal + o);
     Vector<T> pull[kGroup];
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) pull[k] = Vector<T>{};
-    const auto add = [&](auto vectors, int64_t j) __attribute__((always_inline)) {
-      add_vectors<T, decltype(vectors)::count, kJoint, kMarginal, kRows, kComponents, kBand>(
-          scratch, live + j, scratch.weight + j * kGroup * kLanes<T>, d, rows, part, negligible, pull);
+    const auto add = [&](auto settled) __attribute__((always_inline)) {
+      for (int64_t j = 0; j < count; ++j)
+        add_vector<T, kJoint, kMarginal, kRows, kComponents, kBand, decltype(settled)::value>(
+            scratch, live[j], scratch.weight + j * kGroup * kLanes<T>, d, rows, part, pull);
     };
-    int64_t j = 0;
-    for (; j + kAtOnce <= count; j += kAtOnce) add(Vectors<kAtOnce>{}, j);
-    for (; j < count; ++j) add(Vectors<1>{}, j);
+    constexpr bool kMaySettle = kMarginal && !kBand;
+    if (kMaySettle && rows.settled) {
+      add(std::integral_constant<bool, kMaySettle>{});
+    } else {
+      add(std::false_type{});
+    }
     if constexpr (kRows) add_lane_sums(pull, grad_rows + d * kGroup);
   }
 }
@@ -236,11 +235,10 @@ template <class T> void finish_components(BackwardScratch<T>& scratch) {
     for (int64_t d = 0; d < chunk.dims; ++d) {
       const int64_t o = (v * chunk.dims + d) * kLanes<T>;
       const Vector<T> w = load(chunk.precision + o), scale = load(chunk.scale + o);
-      const Vector<T> marginal_mass = scratch.mass ? load(scratch.total_mass + o) : Vector<T>{};
-      total_mass += marginal_mass;
+      const Vector<T> mass = scratch.mass ? load(scratch.total_mass + o) : joint_mass;
+      total_mass += mass - joint_mass;
       store(scratch.total_first + o, loc_gradient<T>(w, load(scratch.total_first + o)));
-      store(scratch.total_second + o,
-            scale_gradient<T>(w, load(scratch.total_second + o), joint_mass + marginal_mass, scale));
+      store(scratch.total_second + o, scale_gradient<T>(w, load(scratch.total_second + o), mass, scale));
     }
     store(scratch.total_joint_mass + v * kLanes<T>, total_mass);
   }
@@ -262,8 +260,8 @@ void backward_part(BackwardScratch<T>& scratch, const Upstream<T>& up, int64_t g
     }
   }
   if (count > 0)
-    add_gradients<T, kJoint, kMarginal, kRows, kComponents, kBand && kMarginal>(
-        scratch, up, group, part, live, count, negligible, grad_rows);
+    add_gradients<T, kJoint, kMarginal, kRows, kComponents, kBand && kMarginal>(scratch, up, group, part,
+                                                                                live, count, grad_rows);
 }
 
 // All rows of a block against the components in scratch.chunk.

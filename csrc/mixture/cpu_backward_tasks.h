@@ -60,6 +60,21 @@ template <class T> bool prepare(T result, T grad, T& result_used, T& grad_used) 
   return nothing;
 }
 
+// Moves the marginals of one dimension of a group into their gradients where that loses nothing: exponents
+// then need no subtraction.
+template <class T> void settle_rows(T* marginal, T* grad) {
+  constexpr T kFar = 48, kLarge = T(0x1p60), kSmall = T(0x1p-60);
+  bool near = true;
+  for (int k = 0; k < kGroup; ++k) {
+    const T size = grad[k] < 0 ? -grad[k] : grad[k];
+    near &= grad[k] == 0 || (marginal[k] >= -kFar && marginal[k] <= kFar && size >= kSmall && size <= kLarge);
+  }
+  for (int k = 0; near && k < kGroup; ++k) {
+    if (grad[k] != 0) grad[k] *= static_cast<T>(::exp2(-static_cast<double>(marginal[k])));
+    marginal[k] = 0;
+  }
+}
+
 template <class T>
 void prepare_rows(const BackwardProblem<T>& problem, const Upstream<T>& up, int64_t group) {
   const int64_t dims = problem.components.dims;
@@ -86,6 +101,10 @@ void prepare_rows(const BackwardProblem<T>& problem, const Upstream<T>& up, int6
                            up.grad_marginal[o]);
       if (nothing && !(up.rows[o] - up.rows[o] == 0)) up.rows[o] = 0;
     }
+  }
+  for (int64_t d = 0; up.marginal && d < dims; ++d) {
+    const int64_t o = (group * dims + d) * kGroup;
+    settle_rows(up.marginal + o, up.grad_marginal + o);
   }
 }
 
@@ -119,7 +138,10 @@ void backward_task(const BackwardProblem<T>& problem, const MixturePlan& plan, B
     pack_components(problem.components, first, at_most(step, last - first), scratch.chunk);
     const T kept_bits =
         static_cast<T>(at_least_real(0, 0.5 * ::log2(static_cast<double>(highest_precision(scratch.chunk)))));
-    run(scratch, memory.up, first_group, last_group, negligible - kept_bits, grad_rows);
+    {
+      const SubnormalsAsZero flushed;
+      run(scratch, memory.up, first_group, last_group, negligible - kept_bits, grad_rows);
+    }
     put(memory.loc, plan, problem.components, scratch.chunk, scratch.total_first, dims, task);
     put(memory.scale, plan, problem.components, scratch.chunk, scratch.total_second, dims, task);
     put(memory.log_weights, plan, problem.components, scratch.chunk, scratch.total_joint_mass, 1, task);

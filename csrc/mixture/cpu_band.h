@@ -14,6 +14,11 @@ struct Band {
   double own, next;  // log2 of what they weigh beside every other one
 };
 
+// Whether no weight adds much to an exponent.
+PYKERNELS_INLINE bool moderate(const Band& band) {
+  return !band.present || (band.own <= kModerate && band.next <= kModerate);
+}
+
 // Of the 9 neighbours that a group may meet, and the first component by itself.
 template <class T> constexpr int64_t kBandVectors = 2 + kGroup / kLanes<T>;
 template <class T> constexpr int64_t kOffsets = kBandVectors<T> * kGroup * kLanes<T>;

@@ -1,7 +1,7 @@
 // What a forward pass works on: the problem of one batch element, its memory, and the scratch of one thread.
 #pragma once
 
-#include "mixture/cpu_marginals.h"
+#include "mixture/cpu_both.h"
 #include "mixture/cpu_statistics.h"
 
 namespace pykernels {
@@ -16,10 +16,8 @@ struct Asked {
   bool joint, marginal, statistics;
 };
 
-// With both densities the squared distances take their place in the nearest cache, too.
-template <class T> int64_t forward_capacity(int64_t dims, Asked asked) {
-  const bool both = asked.joint && asked.marginal;
-  return chunk_capacity<T>(dims, asked.marginal ? 3 : 2, both ? 24 << 10 : 96 << 10);
+template <class T> int64_t forward_capacity(int64_t dims, bool marginal) {
+  return chunk_capacity<T>(dims, marginal ? 3 : 2, 96 << 10);
 }
 
 // Below this size a probe would cost more than a few percent of the plain pass. It takes room for a second
@@ -28,7 +26,7 @@ template <class T> bool skipping_possible(int64_t rows, int64_t components, int6
   const double slots =
       static_cast<double>(rows) * static_cast<double>(components) * (2.0 * static_cast<double>(dims) + 5);
   return rows >= 448 && components >= 16384 && components < INT32_MAX && slots >= 4e8 &&
-         forward_capacity<T>(dims, {true, false, false}) * kLanes<T> >= kLeaf;
+         forward_capacity<T>(dims, false) * kLanes<T> >= kLeaf;
 }
 
 template <class T> bool may_skip(int64_t rows, int64_t components, int64_t dims, Asked asked) {
@@ -102,22 +100,21 @@ ForwardMemory<T> take_forward(Arena& arena, const MixturePlan& plan, int64_t row
 
 template <class T> struct ForwardScratch {
   Chunk<T> chunk;
-  Squares<T> squares;  // the joint squared distances
-  T* offsets;          // [vectors][kGroup][lanes]: of the band
-  T* picked;           // [dims][kGroup]: rows chosen from several groups
-  T* bounds;           // [leaves][kGroup]
+  T* sums;     // [dims][kGroup][lanes]: of the marginals
+  T* offsets;  // [vectors][kGroup][lanes]: of the band
+  T* picked;   // [dims][kGroup]: rows chosen from several groups
+  T* bounds;   // [leaves][kGroup]
 };
 
 template <class T>
 ForwardScratch<T> take_forward_scratch(Arena& arena, int64_t rows, int64_t components, int64_t dims,
                                        Asked asked) {
-  const int64_t capacity = forward_capacity<T>(dims, asked), group = kGroup * kLanes<T>;
+  const int64_t capacity = forward_capacity<T>(dims, asked.marginal);
   const bool both = asked.joint && asked.marginal;
   ForwardScratch<T> scratch;
   scratch.picked = take<T>(arena, dims * kGroup);
   scratch.chunk = take_chunk<T>(arena, dims, capacity, asked.marginal);
-  scratch.squares.total = both ? take<T>(arena, capacity * group) : nullptr;
-  scratch.squares.block = both ? take<T>(arena, capacity * group) : nullptr;
+  scratch.sums = both ? take<T>(arena, dims * kGroup * kLanes<T>) : nullptr;
   scratch.offsets = both ? take<T>(arena, kOffsets<T>) : nullptr;
   const bool skipping = may_skip<T>(rows, components, dims, asked);
   scratch.bounds = skipping ? take<T>(arena, most_leaves(components) * kGroup) : nullptr;

@@ -6,22 +6,6 @@
 namespace pykernels {
 namespace {
 
-template <class T>
-void add_both(const Band& band, const ForwardScratch<T>& scratch, int64_t group, const T* rows,
-              Running* marginal, Running& joint) {
-  over_parts(band, scratch.chunk, group, scratch.offsets, [&](int64_t from, int64_t to, const T* offsets) {
-    const Chunk<T> part = part_of(scratch.chunk, from, to);
-    const Squares<T> squares = from_vector(scratch.squares, from);
-    if (offsets) {
-      add_marginals<T, true, true>(part, rows, offsets, marginal, squares);
-      add_joint<T, true, true>(part, rows, squares.total, offsets, joint);
-    } else {
-      add_marginals<T, true, false>(part, rows, nullptr, marginal, squares);
-      add_joint<T, true, false>(part, rows, squares.total, nullptr, joint);
-    }
-  });
-}
-
 // The components of one split for the rows of one block.
 template <class T>
 void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, const ForwardMemory<T>& memory,
@@ -36,23 +20,36 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
   Moments* moments = memory.moments ? memory.moments + split * groups : nullptr;
   if (moments)
     memset(moments + first_group, 0, static_cast<size_t>(last_group - first_group) * sizeof(Moments));
-  if (joint) start<T>(joint + first_group, last_group - first_group, memory.lower + first_group * kGroup);
-  if (marginal) start<T>(marginal + first_group * dims, (last_group - first_group) * dims, nullptr);
+  if (joint) {
+    const auto start_joint = moments ? start<T> : start_settled<T>;
+    start_joint(joint + first_group, last_group - first_group, memory.lower + first_group * kGroup);
+  }
+  if (marginal)
+    memset(marginal + first_group * dims, 0,
+           static_cast<size_t>((last_group - first_group) * dims) * sizeof(Running));
 
   const int64_t step = scratch.chunk.capacity * kLanes<T>;
   for (int64_t first = split * plan.components_per_split; first < last && !interrupted(interrupt, thread);
        first += step) {
     pack_components(problem.components, first, at_most(step, last - first), scratch.chunk);
+    scratch.chunk.moderate_joint &= moderate(problem.band);
+    scratch.chunk.moderate_marginals &= moderate(problem.band);
+    const SubnormalsAsZero flushed;
     for (int64_t group = first_group; group < last_group; ++group) {
       const T* rows = memory.rows + group * dims * kGroup;
       if (moments) {
         add_statistics(scratch.chunk, rows, joint[group], moments[group]);
       } else if (!marginal) {
-        add_joint<T, false, false>(scratch.chunk, rows, nullptr, nullptr, joint[group]);
+        add_joint<T, false>(scratch.chunk, rows, nullptr, joint[group]);
       } else if (!joint) {
-        add_marginals<T, false, false>(scratch.chunk, rows, nullptr, marginal + group * dims, {});
+        add_marginals<T, false>(scratch.chunk, rows, nullptr, marginal + group * dims);
       } else {
-        add_both(problem.band, scratch, group, rows, marginal + group * dims, joint[group]);
+        const auto add = [&](int64_t from, int64_t to, const T* offsets) {
+          const auto add_part = offsets ? add_both<T, true> : add_both<T, false>;
+          add_part(part_of(scratch.chunk, from, to), rows, offsets, scratch.sums, marginal + group * dims,
+                   joint[group]);
+        };
+        over_parts(problem.band, scratch.chunk, group, scratch.offsets, add);
       }
     }
   }
@@ -75,26 +72,32 @@ void finish_forward(const ForwardProblem<T>& problem, const MixturePlan& plan, c
                     int64_t group) {
   const int64_t dims = problem.components.dims, groups = ceil_div(problem.rows, kGroup);
   const int64_t rows = at_most(kGroup, problem.rows - group * kGroup);
-  for (int64_t k = 0; k < rows; ++k) {
-    const int64_t row = group * kGroup + k;
-    if (problem.perplexity) {
+  if (problem.perplexity) {
+    for (int64_t k = 0; k < rows; ++k) {
+      const int64_t row = group * kGroup + k;
       const Statistics of_row = statistics_of_splits(memory.joint + group, memory.moments + group,
                                                      plan.splits, groups, static_cast<int>(k));
       problem.joint[row] = static_cast<T>(kLn2 * of_row.log2);
       problem.joint_log2[row] = static_cast<T>(of_row.log2);
       problem.perplexity[row] = static_cast<T>(of_row.perplexity);
       problem.collision_count[row] = static_cast<T>(of_row.collision_count);
-    } else if (problem.joint) {
-      const double log2 = log2_of_splits(memory.joint + group, plan.splits, groups, static_cast<int>(k));
-      problem.joint[row] = static_cast<T>(kLn2 * log2);
-      problem.joint_log2[row] = static_cast<T>(log2);
     }
-    for (int64_t d = 0; problem.marginal && d < dims; ++d) {
-      const double log2 =
-          log2_of_splits(memory.marginal + group * dims + d, plan.splits, groups * dims, static_cast<int>(k));
-      problem.marginal[row * dims + d] = static_cast<T>(kLn2 * log2);
-      problem.marginal_log2[row * dims + d] = static_cast<T>(log2);
+    return;
+  }
+  const auto put = [&](const Running* state, int64_t stride, T* nats, T* bits, int64_t step) {
+    double log2[kGroup];
+    log2_of_splits(state, plan.splits, stride, log2);
+    for (int64_t k = 0; k < rows; ++k) {
+      nats[k * step] = static_cast<T>(kLn2 * log2[k]);
+      bits[k * step] = static_cast<T>(log2[k]);
     }
+  };
+  const int64_t row = group * kGroup;
+  if (problem.joint) put(memory.joint + group, groups, problem.joint + row, problem.joint_log2 + row, 1);
+  for (int64_t d = 0; problem.marginal && d < dims; ++d) {
+    const int64_t o = row * dims + d;
+    put(memory.marginal + group * dims + d, groups * dims, problem.marginal + o, problem.marginal_log2 + o,
+        dims);
   }
 }
 

@@ -5,7 +5,8 @@
 #include <math.h>
 
 #include "core/arena.h"
-#include "core/simd.h"
+#include "core/exp2.h"
+#include "core/subnormals.h"
 #include "core/tensor.h"
 #include "mixture/cpu_plan.h"
 #include "mixture/mixture.h"
@@ -40,7 +41,11 @@ template <class T> struct Chunk {
   T *loc, *scale, *precision;  // precision = log2(e) / (2 scale^2)
   T* constant;                 // log2 of weight and normaliser
   T* marginal_constant;        // the same of each dimension; null unless marginals are asked for
+  // No constant, or marginal_constant, is above kModerate: 2^it, summed, cannot overflow.
+  bool moderate_joint, moderate_marginals;
 };
+
+constexpr double kModerate = 32;
 
 constexpr int64_t kMostVectors = 32;
 
@@ -199,6 +204,14 @@ void pack_components(const Components<T>& components, int64_t first, int64_t cou
     }
     pack_normalisers(chunk, v, log2_weight);
   }
+  const auto moderate = [&](const T* constants, int64_t size) {
+    AllLe<T> all;
+    for (int64_t o = 0; o < size; o += kLanes<T>) all.look(load(constants + o), splat(T(kModerate)));
+    return !all.failed();
+  };
+  const int64_t lanes = chunk.vectors * kLanes<T>;
+  chunk.moderate_joint = moderate(chunk.constant, lanes);
+  chunk.moderate_marginals = chunk.marginal_constant && moderate(chunk.marginal_constant, lanes * dims);
 }
 
 template <class T> T highest_precision(const Chunk<T>& chunk) {

@@ -228,6 +228,7 @@ void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const Mixtu
 
   T* const picked = scratch.picked;  // rows that the leaf reaches, from any group, side by side
   int64_t source[kGroup];
+  const SubnormalsAsZero flushed;
   for (int64_t l = split * leaves / plan.splits;
        l < (split + 1) * leaves / plan.splits && !interrupted(interrupt, thread); ++l) {
     const T* const box = memory.skip.boxes + l * (3 * dims + 1);
@@ -243,7 +244,7 @@ void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const Mixtu
         together.reference[k] = together.reference[0];
         for (int64_t d = 0; d < dims; ++d) picked[d * kGroup + k] = picked[d * kGroup];
       }
-      add_joint<T, false, false>(chunk, picked, nullptr, nullptr, together);
+      add_joint_as<T, false, false>(chunk, picked, nullptr, together);
       for (int k = 0; k < held; ++k) {
         state[source[k] / kGroup].reference[source[k] % kGroup] = together.reference[k];
         state[source[k] / kGroup].total[source[k] % kGroup] = together.total[k];

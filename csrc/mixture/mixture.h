@@ -54,7 +54,7 @@ struct MixtureForward {
   // d joint / d value and d marginal / d value, [*batch, rows, dims], which CUDA gives here and the CPU, as
   // grad_value, backward; null: not asked for.
   void *joint_slope, *marginal_slope;
-  void *perplexity, *collision_count;  // [*batch, rows], of CPUs, with joint alone; null: not asked for
+  void *perplexity, *collision_count;  // [*batch, rows], with joint alone; null: not asked for
   void* workspace;
   int64_t workspace_bytes;
 };

@@ -3,7 +3,7 @@
 #if !defined(PYKERNELS_EMULATED)
 #include "core/cuda_device.h"
 #endif
-#include "mixture/cuda_plan.h"
+#include "mixture/cuda_statistics.h"
 #include "mixture/mixture.h"
 
 namespace pykernels {
@@ -138,6 +138,7 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
   const OnDevice device(execution.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(execution.stream);
   if (p.dims > kMostDims) return Status::too_many_dims;
+  if (args.perplexity) return launch_statistics<T>(args, stream);
   const ForwardPlan<T> plan = plan_forward<T>(args);
   Arena arena = arena_over(args.workspace);
   const ForwardMemory<T> memory = take_forward(arena, args, plan);
@@ -168,6 +169,7 @@ template <class T> Status forward(const MixtureForward& args, Execution executio
 
 template <class T> int64_t forward_workspace(const MixtureForward& args) {
   if (args.problem.dims > kMostDims) return 0;  // refused later
+  if (args.perplexity) return statistics_workspace<T>(args.problem);
   Arena arena{nullptr, kAlignment};
   take_forward(arena, args, plan_forward<T>(args));
   return arena.used;

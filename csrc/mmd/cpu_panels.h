@@ -119,6 +119,18 @@ void sum_moments(const Element<T>& element, const Plan& plan, const PanelMemory<
   }
 }
 
+// The moments of the points of all processes, in place of those of this one's.
+template <class T>
+void share_moments(const Element<T>& element, const Plan& plan, const PanelMemory<T>& memory,
+                   Interrupt& interrupt) {
+  const int64_t size = element.samples[0].dims * plan.nodes;
+  for (int s = 0; s < 2 && !interrupted(interrupt, 0); ++s) {
+    double* const moments = memory.moments + (s ? plan.tasks[0] * size : 0);
+    if (!element.share->sum(element.share->context, moments, size))
+      __atomic_store_n(&interrupt.raised, 1, __ATOMIC_RELAXED);
+  }
+}
+
 static inline void split_columns(const double* weights, Columns& columns) {
   const int64_t stride = columns.stride;
   for (int64_t r = 0; r < columns.nodes / 2; ++r) {
@@ -170,7 +182,7 @@ double node_block(const MmdProblem& problem, const ChebyshevRule& rule, const Pl
   double factor[2];
   for (int s = 0; s < 2; ++s) {
     const Points<T>& points = element.samples[s];
-    factor[s] = points.masses ? 1 : 1 / static_cast<double>(points.count);
+    factor[s] = points.masses ? 1 : 1 / element.counts[s];
   }
   for (int64_t row = 0; row < plan.nodes; ++row)
     for (int64_t c = used; c < count; ++c) memory.weights[row * count + c] = 0;
@@ -250,6 +262,7 @@ double panels_of_order(const MmdProblem& problem, const Plan& plan, const Elemen
   fill_places(problem, element.samples[0].ranges, plan.panels, memory.places);
   fill_table(problem, rule, memory.table);
   sum_moments<T, kOrder>(element, plan, memory, threads, interrupt);
+  if (element.share) share_moments(element, plan, memory, interrupt);
   double value = 0;
   const int64_t step = block_dims(problem.dims);
   for (int64_t first = 0; first < problem.dims && !interrupted(interrupt, 0); first += step)

@@ -107,8 +107,10 @@ Points<T> points_of(const MmdProblem& problem, bool of_x, int64_t index, const d
 // One batch element, and where its results go.
 template <class T> struct Element {
   Points<T> samples[2];
-  double excess[2];  // c_u and c_v; 0 for the biased estimate
-  T* slopes[2];      // null: not asked for
+  double counts[2];       // n and m, of all processes
+  double excess[2];       // c_u and c_v; 0 for the biased estimate
+  T* slopes[2];           // null: not asked for
+  const MmdShare* share;  // null: there is one process
   bool any_slopes() const { return slopes[0] || slopes[1]; }
 };
 

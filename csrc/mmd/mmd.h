@@ -52,8 +52,19 @@ struct MmdProblem {
   int order;     // nodes of a panel: 8 or 16, or 0, if no width is a normal number
 };
 
+// Of a problem whose points several processes hold, all of which make this call: `n`, `m` and the points are
+// this one's, which may have none. The value is that of all points, and the slopes are those of this one's.
+struct MmdShare {
+  double counts[2];  // of x and of y, in all processes
+  double excess[2];  // c_u and c_v, of all masses
+  // Adds numbers up over the processes, in place; false: it could not, and the call ends.
+  bool (*sum)(void* context, double* numbers, int64_t count);
+  void* context;
+};
+
 struct MmdArguments {
   MmdProblem problem;
+  const MmdShare* share;  // of a CPU, by panels, with ranges of all points given; null: there is one process
   void* value;
   void *slope_x, *slope_y;  // null: not asked for
   double*

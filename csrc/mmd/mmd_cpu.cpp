@@ -18,12 +18,18 @@ int threads_used(int threads) { return threads < 1 ? 1 : threads > kMostThreads 
 template <class T> Element<T> element_of(const MmdArguments& args, int64_t index) {
   const MmdProblem& problem = args.problem;
   Element<T> element{};
+  element.share = args.share;
   void* const slopes[] = {args.slope_x, args.slope_y};
   for (int s = 0; s < 2; ++s) {
     Points<T>& points = element.samples[s];
     points = points_of<T>(problem, s == 0, index, args.ranges);
     element.slopes[s] = slopes[s] ? static_cast<T*>(slopes[s]) + index * points.count * points.dims : nullptr;
+    element.counts[s] = args.share ? args.share->counts[s] : static_cast<double>(points.count);
     if (!problem.unbiased) continue;
+    if (args.share) {
+      element.excess[s] = args.share->excess[s];
+      continue;
+    }
     double squares = 0;
     for (int64_t i = 0; i < points.count && points.masses; ++i) squares += points.mass(i) * points.mass(i);
     element.excess[s] = points.masses ? squares / (1 - squares) : 1 / static_cast<double>(points.count - 1);
@@ -105,6 +111,7 @@ template <class T> Status run(const MmdArguments& args, MmdExecution execution) 
   for (int64_t index = 0; index < batch_count(problem.batch); ++index) {
     if (interrupted(interrupt, 0)) return Status::interrupted;
     const Plan plan = plan_element<T>(args, index);
+    if (args.share && plan.way != Way::shared) return Status::too_many_panels;
     const int threads = threads_for(plan.cost, execution.threads);
     const Element<T> element = element_of<T>(args, index);
     Arena arena = arena_over(args.workspace);

@@ -95,8 +95,9 @@ def kl_decomposition(
         assert dataset_size is not None
         joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size, estimator)
     own = own_log_prob(z, loc, scale, index)
+    prior_log_prob = None if factorises(prior) else prior.log_prob(z)
     prior_marginal: Any = prior_marginal_log_prob(prior, z)
-    return decomposed(own, joint, marginal, prior_marginal, prior, z, reduction)
+    return decomposed(own, joint, marginal, prior_marginal, prior_log_prob, reduction)
 
 
 def own_log_prob(z: Tensor, loc: Tensor, scale: Tensor, index: Tensor | None) -> Tensor:
@@ -112,14 +113,13 @@ def decomposed(
     joint: Tensor,
     marginal: Tensor,
     prior_marginal: Tensor,
-    prior: Distribution,
-    z: Tensor,
+    prior_log_prob: Tensor | None,
     reduction: str,
 ) -> KLDecomposition:
-    """The four differences between neighbours of log q(z|x), log q(z), sum log q(z_d), sum log p(z_d), log p(z)."""
+    """The four differences between neighbours of log q(z|x), log q(z), sum log q(z_d), sum log p(z_d), log p(z); the last
+    is None for a prior that factorises."""
     marginals, prior_marginals = marginal.sum(-1), prior_marginal.sum(-1)
-    independent = factorises(prior)
-    remainder = torch.zeros_like(joint) if independent else prior_marginals - prior.log_prob(z)
+    remainder = torch.zeros_like(joint) if prior_log_prob is None else prior_marginals - prior_log_prob
     terms = own - joint, joint - marginals, marginals - prior_marginals, remainder
     return KLDecomposition(*(reduced(term, reduction) for term in terms))
 

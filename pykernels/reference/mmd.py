@@ -72,7 +72,7 @@ def mmd(
         # Distances do not change when all points move: from where most are, float64 products tell float32 distances.
         center = points[1].detach().median(-2, keepdim=True).values
         points = [t - center for t in points]
-    kernels = partial(_sum_of_kernels, kernel=kernel, scales=scales, dtype=x.dtype)
+    kernels = partial(sum_of_kernels, kernel=kernel, scales=scales, dtype=x.dtype)
     within = [weight * kernels(t) - diagonal for weight, diagonal, t in zip(weights, diagonals, points)]
     between = kernels(*points) / (x.shape[-2] * y.shape[-2])
     return (within[0] + within[1] - 2 * between).to(x.dtype)
@@ -225,7 +225,7 @@ def _columns(tensor: Tensor, batch: tuple[int, ...]) -> Tensor:
     return rows.reshape(-1, tensor.shape[-2]).double()
 
 
-def _sum_of_kernels(
+def sum_of_kernels(
     x: Tensor, y: Tensor | None = None, *, kernel: str, scales: Tensor, dtype: torch.dtype
 ) -> Tensor:
     """sum_ij kernel(x_i, y_j), y being x if it is None; autograd keeps nothing of a tile but its inputs."""

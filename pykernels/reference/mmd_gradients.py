@@ -9,7 +9,7 @@ likewise for y with -w and c_v, and d / d s_l as the value itself, of the kernel
 is interpolated, not the interpolated field differentiated: that is twenty times as accurate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,10 +37,23 @@ def value_and_slopes(
     """The result, [*batch], and its derivative with respect to each aligned input, [*batch, ...]; None where not
     asked for."""
     problem = Problem.of(x, y, x_masses, y_masses, unbiased)
+    groups = ((group, group.compressed()) for group in problem.groups(scales, method, tolerance))
+    value, slopes = solved(problem, groups, scales, unbiased, output_mask)
+    points = [None if slope is None else slope.to(x.dtype) for slope in slopes[:2]]
+    return value.to(x.dtype), (*points, *slopes[2:])
+
+
+def solved(
+    problem: Problem,
+    groups: Iterable[tuple[Group, Tensor]],
+    scales: Tensor,
+    unbiased: bool,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Gradients]:
+    """The same in float64, of a problem in groups of columns, each with its w and u at the nodes."""
     points, masses, of_scales = any(output_mask[:2]), any(output_mask[2:4]), output_mask[4]
     values, by_point, by_mass, by_scale = [], [], [], []
-    for group in problem.groups(scales, method, tolerance):
-        w_and_u = group.compressed()
+    for group, w_and_u in groups:
         kernels = [partial(cauchy, scales=scales, derivative=derivative) for derivative in range(1 + points)]
         sums = kernel_sums(group.nodes, kernels, w_and_u)
         values.append(group.value_of(w_and_u, sums[0], len(scales)))
@@ -52,7 +65,7 @@ def value_and_slopes(
             by_scale.append(_scale_slopes(group, w_and_u, scales))
     slopes: list[Tensor | None] = [None] * 5
     if points:
-        slopes[:2] = [part.to(x.dtype) for part in problem.by_point(_joined(by_point, problem))]
+        slopes[:2] = problem.by_point(_joined(by_point, problem))
     if masses:
         slopes[2:4] = [part.sum(-1) for part in problem.by_point(_joined(by_mass, problem))]
     if of_scales:
@@ -65,7 +78,7 @@ def value_and_slopes(
     on_x, on_y, on_u, on_v, on_scales = (
         slope if asked else None for slope, asked in zip(slopes, output_mask)
     )
-    return result.to(x.dtype), (on_x, on_y, on_u, on_v, on_scales)
+    return result, (on_x, on_y, on_u, on_v, on_scales)
 
 
 def double_backward(

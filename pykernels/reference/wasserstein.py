@@ -25,7 +25,8 @@ def _along(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
     if n == m:
         return (x - y).square().mean(-1).sum(-1)
     # The quantile functions are steps, which end at multiples of 1 / n and of 1 / m: counted in 1 / (n m).
-    ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).sort().values.to(x.device)
+    counted = [torch.arange(1, count + 1, device=x.device) * other for count, other in ((n, m), (m, n))]
+    ends = torch.cat(counted).sort().values
     widths = ends.diff(prepend=ends.new_zeros(1)).to(x) / (n * m)
     x, y = x[..., (ends - 1) // m], y[..., (ends - 1) // n]
     return ((x - y).square() * widths).sum((-2, -1))

@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 import torch
 
-from benchmarks import baselines, bench_minibatch, harness
+from benchmarks import baselines, bench_minibatch, harness, output
 from benchmarks.problems import equal_scales, half_active, spread_scales
 from pykernels import gaussian_mixture_log_prob
 
@@ -35,11 +35,11 @@ def test_only_what_both_runs_have_is_compared():
 
 def test_a_json_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "results" / "result.json"
-    harness.write_json(path, {"ratio": 1.5})
+    output.write_json(path, {"ratio": 1.5})
     with pytest.raises(TypeError):
-        harness.write_json(path, {"ratio": 2.5, "unwritable": object()})
+        output.write_json(path, {"ratio": 2.5, "unwritable": object()})
     assert json.loads(path.read_text()) == {"ratio": 1.5}
-    harness.write_json(path, {"ratio": 3.5})
+    output.write_json(path, {"ratio": 3.5})
     assert json.loads(path.read_text()) == {"ratio": 3.5}
     assert [entry.name for entry in path.parent.iterdir()] == ["result.json"]
 
@@ -105,7 +105,7 @@ def test_a_limit_ends_what_the_command_started(tmp_path):
 
 
 def test_a_table_is_aligned():
-    assert harness.table(["a", "b", "ms"], [["x", "long", 1.23456], ["y", "", None]]).splitlines() == [
+    assert output.table(["a", "b", "ms"], [["x", "long", 1.23456], ["y", "", None]]).splitlines() == [
         "a  b       ms",
         "x  long  1.23",
         "y",

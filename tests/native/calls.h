@@ -17,6 +17,7 @@ using pykernels::Status;
 
 template <class T> struct Forward {
   std::vector<T> joint, joint_log2, joint_slope, marginal, marginal_log2, marginal_slope;
+  std::vector<T> perplexity, collision_count;
 };
 
 template <class T> struct Backward {
@@ -121,6 +122,22 @@ Status forward(const MixtureVariant& variant, Case<T>& it, bool slopes, const Ma
   arguments.marginal = data_or_null(out.marginal);
   arguments.marginal_log2 = data_or_null(out.marginal_log2);
   arguments.marginal_slope = data_or_null(out.marginal_slope);
+  return call_with_workspace(arguments, variant.forward_workspace, variant.forward, manner);
+}
+
+// The joint density and what comes with it alone.
+template <class T>
+Status statistics(const MixtureVariant& variant, Case<T>& it, const Manner& manner, Forward<T>& out) {
+  const int64_t rows = it.elements * it.problem.rows;
+  out = {};
+  for (auto* numbers : {&out.joint, &out.joint_log2, &out.perplexity, &out.collision_count})
+    *numbers = unwritten<T>(rows);
+  MixtureForward arguments{};
+  arguments.problem = problem_for_call(it);
+  arguments.joint = out.joint.data();
+  arguments.joint_log2 = out.joint_log2.data();
+  arguments.perplexity = out.perplexity.data();
+  arguments.collision_count = out.collision_count.data();
   return call_with_workspace(arguments, variant.forward_workspace, variant.forward, manner);
 }
 

@@ -97,7 +97,8 @@ template <class T> bool same_bits(const std::vector<T>& a, const std::vector<T>&
 template <class T> bool same_bits(const Forward<T>& a, const Forward<T>& b) {
   return same_bits(a.joint, b.joint) && same_bits(a.joint_log2, b.joint_log2) &&
          same_bits(a.joint_slope, b.joint_slope) && same_bits(a.marginal, b.marginal) &&
-         same_bits(a.marginal_log2, b.marginal_log2) && same_bits(a.marginal_slope, b.marginal_slope);
+         same_bits(a.marginal_log2, b.marginal_log2) && same_bits(a.marginal_slope, b.marginal_slope) &&
+         same_bits(a.perplexity, b.perplexity) && same_bits(a.collision_count, b.collision_count);
 }
 
 template <class T> bool same_bits(const Backward<T>& a, const Backward<T>& b) {
@@ -111,7 +112,8 @@ template <class T> bool same_bits(const Inputs<T>& a, const Inputs<T>& b) {
 }
 
 template <class T> void add_bits(Outcome& outcome, const Forward<T>& out) {
-  for (const auto* numbers : {&out.joint, &out.joint_slope, &out.marginal, &out.marginal_slope})
+  for (const auto* numbers : {&out.joint, &out.joint_slope, &out.marginal, &out.marginal_slope,
+                              &out.perplexity, &out.collision_count})
     outcome.add_bits(*numbers);
 }
 
@@ -180,6 +182,27 @@ void run_both_ways(Outcome& outcome, const MixtureVariant& variant, Case<T>& it,
   }
 }
 
+// The statistics themselves are left to Python; here it is their bounds, and the memory of their kernels.
+template <class T>
+void run_statistics(Outcome& outcome, const MixtureVariant& variant, Case<T>& it, bool twice,
+                    const Dense* expected) {
+  const auto run = [&](const Manner& manner, Forward<T>& out) {
+    return statistics(variant, it, manner, out);
+  };
+  const auto out = call<Forward<T>>(outcome, variant, twice, run);
+  add_bits(outcome, out);
+  if (!expected) return;
+  compare_forward(outcome, out, *expected);
+  const double most = 1.001 * static_cast<double>(it.problem.components);
+  for (size_t row = 0; row < out.joint.size(); ++row) {
+    const double perplexity = static_cast<double>(out.perplexity[row]),
+                 collisions = static_cast<double>(out.collision_count[row]);
+    const bool nothing = std::isinf(out.joint[row]) && std::isnan(perplexity) && std::isnan(collisions);
+    if (!nothing && !(collisions > 0.999 && collisions < 1.001 * perplexity && perplexity < most))
+      outcome.fail("a perplexity is " + text(perplexity) + ", a collision count " + text(collisions));
+  }
+}
+
 template <class T>
 Outcome check_problem(const MixtureVariant& variant, const Problem& problem, bool twice, bool against_dense) {
   Outcome outcome;
@@ -187,7 +210,9 @@ Outcome check_problem(const MixtureVariant& variant, const Problem& problem, boo
   const Inputs<T> before = it.inputs;
   Dense expected;
   if (against_dense) expected = DenseMixture<T>(problem, it.inputs, it.upstream).run();
-  run_both_ways(outcome, variant, it, twice, against_dense ? &expected : nullptr);
+  const Dense* const known = against_dense ? &expected : nullptr;
+  run_both_ways(outcome, variant, it, twice, known);
+  if (problem.joint && !problem.marginal) run_statistics(outcome, variant, it, twice, known);
   if (!same_bits(before, it.inputs)) outcome.fail("an input was written");
   return outcome;
 }

@@ -55,7 +55,11 @@ def test_a_variant_can_be_chosen():
 
 
 @pytest.mark.parametrize(
-    "name", ["mixture", "minibatch", "responsibilities", "divergences", "distributions", "mmd", "wasserstein"]
+    "name",
+    [
+        *("mixture", "minibatch", "responsibilities", "divergences", "distributions", "mmd", "wasserstein"),
+        *("distributed", "streaming"),
+    ],
 )
 def test_examples_in_docstrings(name):
     used = (Categorical, Independent, MixtureSameFamily, Normal)

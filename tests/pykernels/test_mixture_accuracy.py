@@ -162,6 +162,34 @@ def test_both_sides_of_the_guard(variant, dims, scale, product):
         assert_accurate(actual, expected, broadcast, expected.abs().max().item())
 
 
+def _far_first_components(inputs):
+    inputs.loc[:700, 1] += 30
+
+
+def _far_last_components(inputs):
+    inputs.loc[400:, 1] += 30
+
+
+def _far_rows(inputs):
+    inputs.value[::3, 2] += 40
+
+
+def _heavy_components(inputs):
+    inputs.log_weights[900:] += 200
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "change", [_far_first_components, _far_last_components, _far_rows, _heavy_components]
+)
+def test_sums_that_turn_out_large_or_small_late(variant, dtype, form, change):
+    """Exponents some hundred bits from 0, met before or after those that outweigh them."""
+    inputs = mixture_inputs(20, 1100, 3, dtype=dtype)
+    with torch.no_grad():
+        change(inputs)
+    check(inputs, form)
+
+
 @pytest.mark.parametrize("name", [n for n in reference.__all__ if n.startswith("gaussian")])
 def test_the_reference_differentiates_itself(name):
     """Its public functions go through torch's autograd, and agree with its gradients in closed form."""

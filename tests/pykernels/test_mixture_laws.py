@@ -248,6 +248,27 @@ def test_equal_bits_for_any_number_of_threads_and_from_run_to_run(
         assert all(torch.equal(tensors[0], other) for other in tensors[1:])
 
 
+def test_no_number_among_later_components(variant, dtype):
+    inputs = mixture_inputs(9, 1100, 3, dtype=dtype)
+    others = gaussian_mixture_joint_and_marginal_log_prob(*inputs).marginal[:, ::2]
+    with torch.no_grad():
+        inputs.loc[1000, 1] = math.nan
+    joint, marginal = gaussian_mixture_joint_and_marginal_log_prob(*inputs)
+    assert joint.isnan().all() and marginal[:, 1].isnan().all()
+    torch.testing.assert_close(marginal[:, ::2], others)
+
+
+def test_subnormal_numbers_are_left_alone(variant, one_and_two_threads):
+    """The kernels take them as 0; nobody else shall."""
+    inputs, tiny = mixture_inputs(600, 600, 3, dtype=torch.float32), torch.full((100_000,), 1e-40)
+
+    def run():
+        gradients(tuple(gaussian_mixture_joint_and_marginal_log_prob(*inputs)), inputs)
+        return tiny / 2
+
+    assert all(result.ne(0).all() for result in one_and_two_threads(run))
+
+
 def test_far_narrow_components_keep_their_gradient(variant):
     """Pruning goes by what reaches the gradient, which a narrow component multiplies by 1 / scale."""
     loc = torch.zeros(65, 1, dtype=torch.float64, requires_grad=True)

@@ -162,9 +162,10 @@ def test_laws(variant, dtype):
 
 
 def test_the_unbiased_estimate_has_mean_zero(variant):
-    draws = torch.randn(2000, 2, 40, 2, dtype=torch.float64)
+    count = 300 if variant == "emulated" else 2000
+    draws = torch.randn(count, 2, 40, 2, dtype=torch.float64)
     values = cauchy_mmd(draws[:, 0], draws[:, 1], method="panels")
-    error = values.std() / 2000**0.5
+    error = values.std() / count**0.5
     assert values.mean().abs() < 3 * error
     assert 0.45 < (values < 0).double().mean() < 0.7  # the law is skewed: more than half are below its mean
 

@@ -7,7 +7,6 @@ import torch
 from torch.func import grad, vmap
 
 from pykernels import (
-    _launch,
     gaussian_mixture_log_prob,
     reference,
     responsibility_statistics,
@@ -242,11 +241,3 @@ def test_log_densities_of_minus_infinity():
     torch.testing.assert_close(collisions, torch.tensor([2.0, math.nan]), equal_nan=True)
     (gradient,) = torch.autograd.grad(perplexity[0] + collisions[0], log_prob)
     torch.testing.assert_close(gradient[0], torch.zeros(3))
-
-
-def test_variants_that_have_no_such_kernel_take_the_reference(variant):
-    if variant not in (_launch.EMULATED, _launch.CUDA):
-        return
-    inputs = mixture_inputs(9, 30, 3)
-    results = tuple(responsibility_statistics(*inputs))
-    torch.testing.assert_close(results, tuple(reference.responsibility_statistics(*inputs)), rtol=0, atol=0)

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning_fabric import Fabric
 from torch.distributions import Distribution
-from tyro.conf import OmitArgPrefixes
 
 from vae import estimators, line_figures, seeds, tables
 from vae.estimators import ESTIMATORS, Encodings
@@ -49,7 +48,7 @@ class Bias:
     """Adam's learning rate."""
     data: str = ""
     """Folder of Fashion-MNIST's four files; else that in VAE_DATA, else that of Debian's dataset-fashion-mnist."""
-    run: OmitArgPrefixes[RunOptions] = field(default_factory=lambda: RunOptions(Path("runs/bias")))
+    run: RunOptions = field(default_factory=lambda: RunOptions(Path("runs/bias")))
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {

@@ -15,7 +15,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributions import Independent, Normal
-from tyro.conf import OmitArgPrefixes
 
 from vae import line_figures, seeds, tables
 from vae.data.pinwheel import pinwheel
@@ -43,7 +42,7 @@ class Overlap:
     """Radius of the ball, in standard deviations of the encodings."""
     draws: int = 4
     """Draws from each encoding."""
-    run: OmitArgPrefixes[RunOptions] = field(default_factory=lambda: RunOptions(Path("runs/overlap")))
+    run: RunOptions = field(default_factory=lambda: RunOptions(Path("runs/overlap")))
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"modes": 100, "draws": 2}}
 

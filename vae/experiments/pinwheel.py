@@ -13,14 +13,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributions import Distribution
-from tyro.conf import OmitArgPrefixes
 
-from pykernels import DiagonalGaussianMixture, inclusive_kl
-from vae import figures, likelihoods, metrics, priors, seeds
+from pykernels import DiagonalGaussianMixture
+from vae import figures, likelihoods, metrics, priors, ranks, seeds
 from vae.data.pinwheel import pinwheel
 from vae.model import VAE, Encoding
 from vae.networks import GaussianMLP
 from vae.objectives import decomposition
+from vae.ranks import Shard
 from vae.run import RunError, RunFolder, RunOptions, parse_seeds
 from vae.training import shuffled, single_threaded, train
 
@@ -48,7 +48,7 @@ class Pinwheel:
     """Added to the decoder's scale, which could else shrink to zero and the likelihood grow without bound."""
     compare: bool = False
     """Run (alpha, beta) = (1, 0), (0, 1) and (10, 0), each over --seeds (0-9; 0-2 if --quick)."""
-    run: OmitArgPrefixes[RunOptions] = field(default_factory=lambda: RunOptions(Path("runs/pinwheel")))
+    run: RunOptions = field(default_factory=lambda: RunOptions(Path("runs/pinwheel")))
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"epochs": 100}}
 
@@ -58,6 +58,7 @@ class Pinwheel:
                 raise RunError(f"--{name.replace('_', '-')} {getattr(self, name)} must be positive")
 
 
+IN_SEVERAL_PROCESSES = True
 SETTINGS = ({"alpha": 1.0, "beta": 0.0}, {"alpha": 0.0, "beta": 1.0}, {"alpha": 10.0, "beta": 0.0})
 """What --compare runs: the paper's two, and one that brings the inclusive KL further down."""
 
@@ -76,15 +77,17 @@ def experiment(config: Pinwheel, folder: RunFolder, fabric: Fabric) -> dict[str,
     model, *data = build(config)
     model.to(fabric.device)
     points, arms, test_points = (item.to(fabric.device) for item in data)
+    shard = Shard.of(len(points))
+    own_points = shard.own(points)
     train(
         model,
-        shuffled(points, config.batch_size),
+        shuffled(own_points, config.batch_size, shard=shard),
         partial(
             decomposition,
             alpha=config.alpha,
             beta=config.beta,
             divergence=partial(full_inclusive_kl, num_samples=min(config.batch_size, config.num_points)),
-            data=points if config.batch_size < config.num_points else None,
+            data=own_points if config.batch_size < config.num_points else None,
         ),
         epochs=config.epochs,
         lr=config.lr,
@@ -99,7 +102,8 @@ def experiment(config: Pinwheel, folder: RunFolder, fabric: Fabric) -> dict[str,
             "arm_assignment": metrics.assignment_accuracy(arms, nearest),
             **metrics.evaluate(model, test_points.split(100)),
         }
-    draw(model.cpu(), points.cpu(), arms.cpu(), folder)
+    if ranks.is_first():
+        draw(model.cpu(), points.cpu(), arms.cpu(), folder)
     return summary
 
 
@@ -123,7 +127,7 @@ def model_and_data(config: Pinwheel) -> tuple[VAE, Tensor]:
 
 def full_inclusive_kl(prior: Distribution, encoding: Encoding, *, num_samples: int) -> Tensor:
     """KL(p(z)‖q(z)) from fresh prior draws to the mixture of the encodings."""
-    return inclusive_kl(prior, encoding.loc, encoding.scale, num_samples=num_samples)
+    return ranks.kernels().inclusive_kl(prior, encoding.loc, encoding.scale, num_samples=num_samples)
 
 
 @torch.no_grad()
@@ -166,9 +170,10 @@ def compare(config: Pinwheel) -> dict[str, Any]:
         one = seeds.one_of(child.run, parse_seeds(child.run.seeds)[median])
         encoding, arms = encodings(replace(child, run=replace(one, resume=True)))
         panels.append(aggregate_panel(f"q(z), {name}, seed {one.seed}", encoding, arms))
-    figures.densities(panels, folder.figures / "aggregate.png")
-    scales = {"inclusive_kl": "log", "arm_assignment": "linear"}
-    figures.by_setting(summaries, scales, folder.figures / "seeds.png")
+    if ranks.is_first():
+        figures.densities(panels, folder.figures / "aggregate.png")
+        scales = {"inclusive_kl": "log", "arm_assignment": "linear"}
+        figures.by_setting(summaries, scales, folder.figures / "seeds.png")
     folder.finish(summaries)
     return summaries
 

@@ -15,9 +15,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from torch.distributions import Distribution, Independent
-from tyro.conf import OmitArgPrefixes
 
-from vae import alignment, figures, likelihoods, metrics, priors, seeds
+from vae import alignment, figures, likelihoods, metrics, priors, ranks, seeds
 from vae.data.factors import Factors
 from vae.data.shapes import shapes, unpack
 from vae.disentanglement import KIM_MNIH, PUBLISHED, factor_score
@@ -25,9 +24,12 @@ from vae.model import VAE, Encoding, encode_all, evaluating
 from vae.networks import ShapesDecoder, ShapesEncoder
 from vae.objectives import beta_vae
 from vae.pca import singular_values
+from vae.ranks import Shard
 from vae.run import RunError, RunFolder, RunOptions, finished_runs
 from vae.student_t import StudentT
 from vae.training import shuffled, train
+
+IN_SEVERAL_PROCESSES = True
 
 
 class Schedule(NamedTuple):
@@ -68,6 +70,8 @@ class Shapes:
     """Posterior draws K for each of those in the bound of the marginal likelihood."""
     data: str = ""
     """Folder of the published file, if you have it, and of the images in packed form; else that in VAE_DATA."""
+    capture: bool = False
+    """On a GPU, replay the training step as a CUDA graph, which has not been tried on one yet."""
     paper_code: bool = False
     """The settings of the paper's published code, where they differ from its text. (Not its slip of taking the
     smallest ten of the images' first twenty singular values.)"""
@@ -80,9 +84,7 @@ class Shapes:
     over --seeds (0-4; 0-1 if --quick), and draw Figure 2."""
     figure2: tuple[str, ...] = ()
     """Run nothing, but draw Figure 2 of the finished runs in these folders, into --out."""
-    run: OmitArgPrefixes[RunOptions] = field(
-        default_factory=lambda: RunOptions(Path("runs/shapes"), precision="mixed")
-    )
+    run: RunOptions = field(default_factory=lambda: RunOptions(Path("runs/shapes"), precision="mixed"))
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper_code": {"lr": 5e-4, "batch_size": 64, "epochs": 20, "df": 9.0},
@@ -129,14 +131,16 @@ def experiment(config: Shapes, folder: RunFolder, fabric: Fabric) -> dict[str, f
     model = build(config, packed)
     fabric.to_device(model)
     batch_size, epochs = config.schedule
+    shard = Shard.of(len(packed))
     train(
         model,
-        shuffled(packed, batch_size, unpack),
+        shuffled(shard.own(packed), batch_size, unpack, shard),
         beta_vae(config.beta),
         epochs=epochs,
         lr=config.lr,
         fabric=fabric,
         folder=folder,
+        capture=config.capture,
     )
     encoding = encode_all(model, batches(packed))
     drawn = torch.randperm(len(packed), generator=torch.Generator().manual_seed(0))
@@ -145,7 +149,8 @@ def experiment(config: Shapes, folder: RunFolder, fabric: Fabric) -> dict[str, f
         **scores(encoding.loc, factors, model.prior()),
         **metrics.evaluate(model, batches(some), config.iwae_samples),
     }
-    draw(model.cpu(), some.cpu(), Encoding(*(item.cpu() for item in encoding)), folder)
+    if ranks.is_first():
+        draw(model.cpu(), some.cpu(), Encoding(*(item.cpu() for item in encoding)), folder)
     return summary
 
 
@@ -252,7 +257,8 @@ def sweep(config: Shapes) -> dict[str, Any]:
     settings = [prior | {"beta": beta} for prior, beta in product(compared, config.betas)]
     children = seeds.variants(replace(config, sweep=False), settings, "0-1" if config.run.quick else "0-4")
     summaries = {name: seeds.run(child, experiment) for name, child in children.items()}
-    draw_figure2([child.run.out for child in children.values()], folder.figures / "figure2.png")
+    if ranks.is_first():
+        draw_figure2([child.run.out for child in children.values()], folder.figures / "figure2.png")
     folder.finish(summaries)
     return summaries
 

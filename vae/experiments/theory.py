@@ -15,7 +15,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, StudentT
-from tyro.conf import OmitArgPrefixes
 
 from vae import line_figures, priors, seeds, tables, theory
 from vae.experiments import finished
@@ -43,7 +42,7 @@ class Theory:
     """Data points x."""
     rotations: int = 5
     """Random rotations."""
-    run: OmitArgPrefixes[RunOptions] = field(default_factory=lambda: RunOptions(Path("runs/theory")))
+    run: RunOptions = field(default_factory=lambda: RunOptions(Path("runs/theory")))
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {"quick": {"draws": 8, "num_points": 8, "rotations": 2}}
 
