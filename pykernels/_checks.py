@@ -155,6 +155,10 @@ def mixture_parameters(loc: Tensor, scale: Tensor, logits: Tensor | None) -> Non
     _check_mixture_shapes(loc, loc, scale, logits, "logits")
 
 
+def points_of_a_mixture(value: Tensor) -> None:
+    _computing_dtype({"value": value})
+
+
 def diagonal_gaussian_parts(mixture: MixtureSameFamily) -> tuple[Categorical, Normal]:
     """The weights, and the Normal of all components and dimensions."""
     came = type(mixture).__name__

@@ -141,6 +141,7 @@ class DiagonalGaussianMixture(Distribution):
 
     def _points(self, value: Tensor) -> tuple[Tensor, torch.Size]:
         """`value` as [*batch, B, D], and the sample shape that B stands for."""
+        _checks.points_of_a_mixture(value)  # torch's own check takes any tensor for one of numbers
         if self._validate_args:
             self._validate_sample(value)
         shape = torch.broadcast_shapes(value.shape, self._extended_shape())

@@ -9,14 +9,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-SNIPPET = re.compile(r"```python( needs=(\w+))?\n(.*?)```", re.DOTALL)
+# A comment <!--python ... --> is what snippets take for granted, and a page does not show.
+SNIPPET = re.compile(r"(?:```|<!--)python( needs=(\w+))?\n(.*?)(?:```|-->)", re.DOTALL)
 COMMANDS = re.findall(r"```\n(.*?)\n```", PAGES[0].read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if SNIPPET.search(page.read_text())], ids=lambda page: page.name
 )
-def test_snippets_run(page):
+def test_snippets_run(page, monkeypatch):
+    monkeypatch.chdir(ROOT)  # and back
     names = {}
     missing = []
     for _, module, snippet in SNIPPET.findall(page.read_text()):

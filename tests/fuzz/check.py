@@ -34,7 +34,7 @@ def problem_of(one: Case) -> str | None:
     except RuntimeError as error:
         # torch's own, which has no data to look at: its distributions' checks do the same.
         if one.lawful or "meta tensors" not in str(error):
-            return f"{error!r}"
+            return repr(error)[:300]
         return None
     results = [outcome] if isinstance(outcome, Tensor) else list(outcome)
     if any(t.device.type == "meta" for t in results):

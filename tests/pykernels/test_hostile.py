@@ -64,11 +64,12 @@ def test_a_forked_child_computes_the_same():
     done = run(
         """
 import os, sys, torch, pykernels
-torch.set_num_threads(1)
-z = torch.randn(700, 4)
+torch.set_num_threads(2)
+z = torch.randn(3000, 8)
 before = pykernels.gaussian_mixture_log_prob(z, z, torch.tensor(1.0))
 child = os.fork()
 if child == 0:
+    torch.set_num_threads(1)  # the parent's others are not there, and OpenMP would wait for them
     same = torch.equal(before, pykernels.gaussian_mixture_log_prob(z, z, torch.tensor(1.0)))
     os._exit(0 if same else 1)
 _, status = os.waitpid(child, 0)
@@ -168,6 +169,8 @@ def test_sparse_tensors_are_refused_in_words():
         TypeError, match=r"loc must be a dense tensor, but its layout is sparse_coo: .*to_dense"
     ):
         gaussian_mixture_log_prob(dense, dense.to_sparse(), torch.ones(()))
+    with pytest.raises(TypeError, match="value must be a dense tensor"):
+        pykernels.DiagonalGaussianMixture(dense, torch.ones(())).log_prob(dense.to_sparse())
     with pytest.raises(TypeError, match="y must be a dense tensor"):
         cauchy_mmd(dense, dense.to_sparse())
 
