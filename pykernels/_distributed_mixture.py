@@ -1,7 +1,8 @@
-"""One mixture whose components are shared out among ranks: each computes what its own contribute, and the parts merge."""
+"""One mixture whose components are shared out among ranks: each computes what its own give, and the parts merge."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from ._collectives import Group, Rows, agreed, all_reduce, equal_on_all, gathere
 from ._mixture import densities, statistics
 from .reference.divergences import own_log_prob
 from .reference.responsibilities import ResponsibilityStatistics
+
+_Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
 class SharedMixture:
@@ -27,7 +30,7 @@ class SharedMixture:
         name: str = "value",
         also: Callable[[], None] = lambda: None,
     ):
-        def check():
+        def check() -> tuple[_Inputs, tuple[int, int, int]]:
             also()
             inputs = _checked(value, loc, scale, log_weights, name)
             return inputs, (len(value), len(loc), loc.shape[1])
@@ -74,12 +77,13 @@ class SharedMixture:
 
     def of_own_points(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """A function of the rank's own points, row by row; distributions of torch do not take none."""
-        return function(self.own_points) if self.rows.count else function(self.points[:1])[:0]
+        return function(self.own_points) if len(self.own_points) else function(self.points[:1])[:0]
 
     def own_log_prob(self, index: Tensor | None) -> Tensor:
         """Of each own point by the component that it was drawn from, by its place among those of all ranks."""
         if index is None:
             return own_log_prob(self.own_points, self.loc, self.scale, None)
+        assert self.rows is not None
         index = gathered(index, self.rows, in_parts=False)
         if len(index):
             _aggregate_checks.known_rows(index, self.components.total)
@@ -120,7 +124,7 @@ def _largest(log_prob: Tensor, group: Group) -> Tensor:
 
 def _merged_statistics(
     log_prob: Tensor, perplexity: Tensor, collisions: Tensor, group: Group
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """With the shares r of the ranks, H = -sum_r r log r + sum_r r H_r, and 1 / C = sum_r r^2 / C_r."""
     none = log_prob == -math.inf
     largest = _largest(log_prob, group)
@@ -140,9 +144,7 @@ def _merged_statistics(
     return merged[0], *(m.masked_fill(nowhere, math.nan) for m in merged[1:])
 
 
-def _checked(
-    value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, name: str
-) -> Sequence[Tensor | None]:
+def _checked(value: Tensor, loc: Tensor, scale: Tensor, log_weights: Tensor | None, name: str) -> _Inputs:
     """As in one process, but that there may be no components here."""
     for what, tensor, form in ((name, value, "[B, D]"), ("loc", loc, "[n, D]")):
         if tensor.dim() != 2:

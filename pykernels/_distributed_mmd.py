@@ -5,7 +5,7 @@ import ctypes
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,7 @@ from ._collectives import (
     shared,
     summed,
 )
-from ._transforms import differentiable_once
+from ._transforms import applied, differentiable_once
 from .mmd import cauchy_mmd as one_process_cauchy_mmd
 from .reference.mmd import (
     METHODS,
@@ -38,6 +38,7 @@ from .reference.mmd import (
 from .reference.mmd_gradients import solved
 from .reference.mmd_panels import MOST_SHARED_NODES, Nodes, Rule, panel_rule, shared_nodes
 
+_Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]
 _ROWS = 16
 _FARTHEST = 2.0**20  # in panels: so far positions in a panel are accurate in float32
 
@@ -66,11 +67,19 @@ def cauchy_mmd(
     if rule is None or (nodes is None and not kernels):
         x, y = (gathered(t, of, in_parts=False) for t, of in zip((x, y), rows))
         u, v = (None if w is None else gathered(w, of, in_parts=False) for w, of in zip(weights, rows))
-        options = {"unbiased": unbiased, "method": method, "tolerance": tolerance}
-        return one_process_cauchy_mmd(x, y, copied(scales, group), x_weights=u, y_weights=v, **options)
+        return one_process_cauchy_mmd(
+            x,
+            y,
+            copied(scales, group),
+            x_weights=u,
+            y_weights=v,
+            unbiased=unbiased,
+            method=method,
+            tolerance=tolerance,
+        )
     masses = [None if w is None else _normalised(w, group) for w in weights]
     panels = _Panels(unbiased, tolerance, reach, nodes, rows, group)
-    return _PanelMmd.apply(x, y, *masses, copied(scales, group), panels)
+    return applied(_PanelMmd, x, y, *masses, copied(scales, group), panels)
 
 
 def mmd(
@@ -123,7 +132,8 @@ class _Reach(NamedTuple):
     def fits_kernel(self, rule: Rule) -> bool:
         """Whether the compiled kernels surely hold it in panels that all dimensions share."""
         first, last = (self.ends / rule.width).round()
-        return first.abs().max() < _FARTHEST and ((last - first).max() + 2) * rule.order <= MOST_SHARED_NODES
+        near = first.abs().max() < _FARTHEST
+        return bool(near and ((last - first).max() + 2) * rule.order <= MOST_SHARED_NODES)
 
     def nodes(self, samples: Sequence[Tensor], rule: Rule) -> Nodes | None:
         """The nodes of a rank's points, and of two that hold no mass, the ends; None if there were too many."""
@@ -154,7 +164,15 @@ class _Panels(NamedTuple):
 
 class _PanelMmd(Function):
     @staticmethod
-    def forward(ctx, x, y, x_masses, y_masses, scales, panels):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        x_masses: Tensor | None,
+        y_masses: Tensor | None,
+        scales: Tensor,
+        panels: _Panels,
+    ) -> Tensor:
         inputs, mask = (x, y, x_masses, y_masses, scales), ctx.needs_input_grad[:5]
         excess = [0.0, 0.0]
         for s, (mass, of) in enumerate(zip((x_masses, y_masses), panels.rows)):
@@ -168,14 +186,15 @@ class _PanelMmd(Function):
         ctx.save_for_backward(*slopes, *inputs)
         return value.to(x.dtype)
 
+    @staticmethod
     @differentiable_once
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         slopes = ctx.saved_tensors[:5]
         return *(None if s is None else (grad.double() * s).to(s.dtype) for s in slopes), None
 
 
 def _by_kernel(
-    inputs: Sequence[Tensor | None], excess: Sequence[float], panels: _Panels, mask: Sequence[bool]
+    inputs: _Inputs, excess: Sequence[float], panels: _Panels, mask: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
     def add_up(address: int, count: int) -> None:
         numbers = (ctypes.c_double * count).from_address(address)
@@ -190,18 +209,19 @@ def _by_kernel(
 
 
 def _by_reference(
-    inputs: Sequence[Tensor | None], excess: Sequence[float], panels: _Panels, mask: Sequence[bool]
+    inputs: _Inputs, excess: Sequence[float], panels: _Panels, mask: Sequence[bool]
 ) -> tuple[Tensor, list[Tensor | None]]:
     x, y, *given, scales = inputs
-    dims, masses = x.shape[1], []
+    assert panels.nodes is not None
+    dims, padded = x.shape[1], []
     for mass, of, place in zip(given, panels.rows, ((0, len(y) + 2), (len(x), 2))):
         if mass is None:
             mass = x.new_full((of.count,), 1 / of.total, dtype=torch.float64)
-        masses.append(pad(mass, place).expand(dims, -1))
-    masses = torch.stack(masses)
-    excess = masses.new_tensor(excess)[:, None].expand(2, dims)
-    own = Group(slice(0, dims), panels.nodes, masses, excess, len(x))
-    problem = Problem(panels.nodes.xi, masses, excess, panels.reach.undefined, (), dims, len(x))
+        padded.append(pad(mass, place).expand(dims, -1))
+    masses = torch.stack(padded)
+    excesses = masses.new_tensor(excess)[:, None].expand(2, dims)
+    own = Group(slice(0, dims), panels.nodes, masses, excesses, len(x))
+    problem = Problem(panels.nodes.xi, masses, excesses, panels.reach.undefined, (), dims, len(x))
     parts = [(own, all_reduce(own.compressed(), panels.group))]
     value, slopes = solved(problem, parts, scales, panels.unbiased, mask)
     kept = [None if s is None else s[:count] for s, count in zip(slopes, 2 * (len(x), len(y)))]
@@ -220,17 +240,17 @@ def _agreed_inputs(
 ) -> tuple[tuple[Tensor, Tensor, Tensor], list[Rows], bool]:
     """Points and scales, whose points are where, and whether compiled kernels take them on all ranks."""
 
-    def check():
+    def check() -> tuple[tuple[Tensor, Tensor, Tensor], tuple[int, int, int, int]]:
         for name, tensor in (("x", x), ("y", y)):
             if tensor.dim() != 2:
                 raise ValueError(
                     f"{name} must have shape [n, D], of which each rank holds some rows, but has shape "
                     f"{list(tensor.shape)}: reshape it, or call once per batch element"
                 )
-        weights = [w if len(t) else None for t, w in ((x, x_weights), (y, y_weights))]
-        some = [t if len(t) else t.new_zeros(1, t.shape[1]) for t in (x, y)]
-        *points, checked = _checks.mmd_inputs(*some, scales, *weights, unbiased=False)
-        points = [t.to(p.dtype) for t, p in zip((x, y), points)]
+        u, v = (w if len(t) else None for t, w in ((x, x_weights), (y, y_weights)))
+        some_x, some_y = (t if len(t) else t.new_zeros(1, t.shape[1]) for t in (x, y))
+        some_x, some_y, checked = _checks.mmd_inputs(some_x, some_y, scales, u, v, unbiased=False)
+        points = x.to(some_x.dtype), y.to(some_y.dtype)
         others = any(t is not None and t.requires_grad for t in (x_weights, y_weights, checked))
         kernels = not others and _kernel_takes_shares(points[0], checked)
         return (*points, checked), (len(x), len(y), x.shape[1], int(kernels))

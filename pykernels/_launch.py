@@ -202,12 +202,12 @@ def mixture_log_prob_backward(
     variant = variant_for(value) if grad_statistics is None else _statistics_backward(value)
     pairs = _pairs(loc, estimator, dataset_size)
     grads = grad_joint, grad_marginal, grad_statistics
-    densities: Any = joint_log2, marginal_log2  # in nats, where the reference left them
+    densities = joint_log2, marginal_log2  # in nats, where the reference left them
     if variant == REFERENCE:
         if variant_for(value) != REFERENCE:  # a kernel did, rounding otherwise: responsibilities would be off
             densities = _reference_statistics(*inputs).log_prob, None
-        gradients = _reference_backward(*grads, *densities, *inputs, output_mask, pairs)
-        return tuple(value.new_empty(0) if gradient is None else gradient for gradient in gradients)
+        found = _reference_backward(*grads, *densities, value, loc, scale, log_weights, output_mask, pairs)
+        return tuple(value.new_empty(0) if gradient is None else gradient for gradient in found)
     batch, shape = _sizes(*inputs)
     nothing_to_do = 0 in batch or shape[-3] == 0
     allocate = value.new_zeros if nothing_to_do else value.new_empty
@@ -298,14 +298,12 @@ def cauchy_mmd(
     method: str,
     tolerance: float,
     slopes_mask: list[bool],
-    share: tuple | None = None,
+    share: tuple[Any, ...] | None = None,
 ) -> list[Tensor]:
-    inputs: Any = x, y, x_masses, y_masses, scales
+    inputs = x, y, x_masses, y_masses, scales
     by_kernel, by_reference = _kernel_gives(x, scales, method, slopes_mask)
     if not by_kernel:
-        value, slopes = _reference_mmd(
-            x, y, x_masses, y_masses, scales, unbiased, method, tolerance, slopes_mask
-        )
+        value, slopes = _reference_mmd(*inputs, unbiased, method, tolerance, slopes_mask)
         return [value, *(slope.contiguous() for slope in slopes if slope is not None)]
     batch = _mmd_batch_shape(*inputs[:4])
     value, of_points = x.new_empty(batch), new_slopes(batch, inputs, [*slopes_mask[:2], False, False, False])
@@ -335,7 +333,7 @@ def cauchy_mmd(
     others: Sequence[Tensor | None] = []
     if by_reference:
         mask = [False, False, *slopes_mask[2:]]
-        _, others = _reference_mmd(x, y, x_masses, y_masses, scales, unbiased, method, tolerance, mask)
+        _, others = _reference_mmd(*inputs, unbiased, method, tolerance, mask)
     return [value, *of_points, *(slope.contiguous() for slope in others if slope is not None)]
 
 

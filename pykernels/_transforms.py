@@ -32,6 +32,12 @@ def first_derivatives_only() -> bool:
     )
 
 
+def applied(function: type[Function], *arguments: Any) -> Tensor:
+    """The result of a Function that has one."""
+    result: Tensor = function.apply(*arguments)
+    return result
+
+
 def differentiable_once(
     backward: Callable[..., tuple[Tensor | None, ...]],
 ) -> Callable[..., tuple[Tensor | None, ...]]:
@@ -42,9 +48,9 @@ def differentiable_once(
         with torch.no_grad():
             results = backward(ctx, grad)
         sources = grad, *ctx.saved_tensors
-        return tuple(r if r is None else _Once.apply(r, *sources) for r in results)
+        return tuple(r if r is None else applied(_Once, r, *sources) for r in results)
 
-    return staticmethod(attached)
+    return attached
 
 
 class _Once(Function):

@@ -75,8 +75,8 @@ def mean(by_row: Tensor, *, group: Group = None) -> Tensor:
 
 
 def logsumexp(log_prob: Tensor, *, group: Group = None) -> Tensor:
-    """log sum_r exp(log_prob_r), elementwise over the ranks r: what merges log-densities of parts of a mixture, each with
-    weights of the whole. `pykernels.streaming` gives such parts where a rank's encodings do not fit its memory.
+    """log sum_r exp(log_prob_r), elementwise over the ranks r: what merges log-densities of parts of a mixture, each
+    with weights of the whole. `pykernels.streaming` gives such parts where a rank's encodings do not fit its memory.
 
     Sends the tensor twice.
 
@@ -114,8 +114,8 @@ def gaussian_mixture_log_prob(
     Returns:
         [B_r] in nats, or [B], the same on all ranks.
 
-    A rank computes all B points against its n_r encodings: O(B n_r D) time. It sends the points and two numbers for each,
-    and backwards their gradients and one number for each; with `same_points`, two numbers for each and nothing
+    A rank computes all B points against its n_r encodings: O(B n_r D) time. It sends the points and two numbers for
+    each, and backwards their gradients and one number for each; with `same_points`, two numbers for each and nothing
     backwards. Gradients: see the module. Errors are those of `pykernels.gaussian_mixture_log_prob`, and D or, with
     `same_points`, B that differ from rank to rank.
 
@@ -195,15 +195,18 @@ def inclusive_kl(
 
     The rest is as in `gaussian_mixture_log_prob` here.
     """
-    arguments = {"num_samples": num_samples, "samples": samples}
     if world_size(group) == 1:
-        return pykernels.inclusive_kl(prior, loc, scale, log_weights, **arguments)
+        return pykernels.inclusive_kl(
+            prior, loc, scale, log_weights, num_samples=num_samples, samples=samples
+        )
     if samples is None or num_samples is not None:
-        _checks.inclusive_kl_arguments(prior, loc, **arguments)
+        _checks.inclusive_kl_arguments(prior, loc, num_samples, samples)
     _checks.prior_of_points(prior, loc)
-    points = samples
-    if samples is None:
-        drawn = prior.rsample((num_samples,)) if prior.has_rsample else prior.sample((num_samples,))
+    size = torch.Size(() if num_samples is None else (num_samples,))
+    if samples is not None:
+        points = samples
+    else:
+        drawn = prior.rsample(size) if prior.has_rsample else prior.sample(size)
         points = drawn.tensor_split(world_size(group))[dist.get_rank(group)]
     mixture = SharedMixture(points, loc, scale, log_weights, False, group, "samples")
     (log_density,) = mixture.densities(True, False)
@@ -228,8 +231,7 @@ def aggregate_entropy(
     The rest is as in `gaussian_mixture_log_prob` here.
     """
     if world_size(group) == 1:
-        options = {"log_weights": log_weights, "reduction": reduction}
-        return pykernels.aggregate_entropy(z, loc, scale, **options)
+        return pykernels.aggregate_entropy(z, loc, scale, log_weights=log_weights, reduction=reduction)
     _aggregate_checks.reduction_name(reduction)
     entropy = -gaussian_mixture_log_prob(z, loc, scale, log_weights, group=group)
     return mean(entropy, group=group) if reduction == "mean" else entropy
@@ -251,8 +253,7 @@ def exclusive_kl(
     The rest is as in `gaussian_mixture_log_prob` here.
     """
     if world_size(group) == 1:
-        options = {"log_weights": log_weights, "reduction": reduction}
-        return pykernels.exclusive_kl(z, loc, scale, prior, **options)
+        return pykernels.exclusive_kl(z, loc, scale, prior, log_weights=log_weights, reduction=reduction)
     _aggregate_checks.reduction_name(reduction)
     _checks.prior_of_points(prior, loc)
     mixture = SharedMixture(z, loc, scale, log_weights, False, group, "z")
@@ -279,8 +280,9 @@ def kl_decomposition(
     [B_r]. D + 1 numbers stand for one in what `gaussian_mixture_log_prob` sends; with `index`, three more.
     """
     if world_size(group) == 1:
-        options = {"index": index, "log_weights": log_weights, "reduction": reduction}
-        return pykernels.kl_decomposition(z, loc, scale, prior, **options)
+        return pykernels.kl_decomposition(
+            z, loc, scale, prior, index=index, log_weights=log_weights, reduction=reduction
+        )
     _aggregate_checks.reduction_name(reduction)
     _checks.prior_of_points(prior, loc)
 
@@ -296,8 +298,8 @@ def kl_decomposition(
     prior_log_prob = None if factorises(prior) else mixture.of_own_points(prior.log_prob)
     terms = decomposed(own, joint, marginal, prior_marginal, prior_log_prob, "none")
     if reduction == "mean":
-        terms = mean(torch.stack(terms, -1), group=group).unbind()
-    return KLDecomposition(*terms)
+        terms = KLDecomposition(*mean(torch.stack(terms, -1), group=group).unbind())
+    return terms
 
 
 def cauchy_mmd(
@@ -312,16 +314,17 @@ def cauchy_mmd(
     tolerance: float | None = None,
     group: Group = None,
 ) -> Tensor:
-    """`pykernels.cauchy_mmd` of two samples whose points are shared out: x [n_r, D] and y [m_r, D], any numbers of each.
+    """`pykernels.cauchy_mmd` of two samples whose points are shared out: x [n_r, D] and y [m_r, D], any numbers each.
 
     Returns:
         A scalar, the same on all ranks.
 
     Every rank moves its points to the nodes of panels that all share, and what they hold is summed: that, 16 D N bytes
-    for N nodes, is what a call sends, whatever n and m are, and nothing backwards (with weights, 8 bytes each). With the
-    default scales N is 32 for each unit that the points reach over, and 64 in float64. Points that need more than 2048
-    nodes, and those of the method "direct", are sent to all ranks, which all compute the same. On a GPU, and where a
-    weight or scale requires a gradient, all but the sums is plain torch, which takes many times as long as the kernels.
+    for N nodes, is what a call sends, whatever n and m are, and nothing backwards (with weights, 8 bytes each). With
+    the default scales N is 32 for each unit that the points reach over, and 64 in float64. Points that need more than
+    2048 nodes, and those of the method "direct", are sent to all ranks, which all compute the same. On a GPU, and where
+    a weight or scale requires a gradient, all but the sums is plain torch, which takes many times as long as the
+    kernels.
 
     Gradients: see the module. Errors are those of `pykernels.cauchy_mmd`, n and m being those of all ranks.
 
@@ -330,10 +333,17 @@ def cauchy_mmd(
         >>> cauchy_mmd(x, y, scales=(1.0,), unbiased=False)
         tensor(0.2500)
     """
-    weights = {"x_weights": x_weights, "y_weights": y_weights}
-    options = {"unbiased": unbiased, "method": method, "tolerance": tolerance}
     if world_size(group) == 1:
-        return pykernels.cauchy_mmd(x, y, scales, **weights, **options)
+        return pykernels.cauchy_mmd(
+            x,
+            y,
+            scales,
+            x_weights=x_weights,
+            y_weights=y_weights,
+            unbiased=unbiased,
+            method=method,
+            tolerance=tolerance,
+        )
     return _distributed_mmd.cauchy_mmd(x, y, scales, x_weights, y_weights, unbiased, method, tolerance, group)
 
 
@@ -351,8 +361,8 @@ def mmd(
     Returns:
         A scalar, the same on all ranks.
 
-    All points are sent to all ranks, and backwards all gradients; a rank sums over the pairs of its own points with all:
-    O((n_r + m_r) (n + m) D) time. Gradients: see the module. Errors are those of `pykernels.mmd`.
+    All points are sent to all ranks, and backwards all gradients; a rank sums over the pairs of its own points with
+    all: O((n_r + m_r) (n + m) D) time. Gradients: see the module. Errors are those of `pykernels.mmd`.
 
     Example:
         >>> x, y = torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0]])

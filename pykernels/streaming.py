@@ -1,8 +1,8 @@
 r"""Mixture densities whose encodings do not fit memory, or are made as they are needed: they come in blocks.
 
 `blocks` is anything that can be iterated over again and again and gives `(loc, scale)` or `(loc, scale, log_weights)`,
-[n_k, D] and so on, the same ones every time: a list, views of a memory-mapped file, an object that reads files or runs an
-encoder. Memory is that of one block and O(B D); results do not depend on how the encodings are cut, up to rounding.
+[n_k, D] and so on, the same ones every time: a list, views of a memory-mapped file, an object that reads files or runs
+an encoder. Memory is that of one block and O(B D); results do not depend on how the encodings are cut, up to rounding.
 
     loc = torch.from_file("loc.bin", size=n * D).view(n, D)  # mapped, not read
     blocks = [*zip(loc.split(100_000), scale.split(100_000))]
@@ -23,12 +23,13 @@ parameters for example. An encoder of any n then trains in the memory of one blo
 of each parameter, neither: reduce the `.grad` yourself. An encoder that draws random numbers must draw the same in both
 passes.
 
-With `pykernels.distributed` each rank streams its own: give all n of `num_components`, and merge what the ranks have with
-`pykernels.distributed.logsumexp`.
+With `pykernels.distributed` each rank streams its own: give all n of `num_components`, and merge what the ranks have
+with `pykernels.distributed.logsumexp`.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ from torch.autograd import Function
 
 from . import _checks
 from ._mixture import densities
-from ._transforms import differentiable_once
+from ._transforms import applied, differentiable_once
 from .reference.mixture import JointAndMarginal
 
 __all__ = [
@@ -116,7 +117,7 @@ def _streamed(
     # Equal weights, until then 1.
     shift = 0.0 if weighted == {True} else -math.log(num_components or components)
     anchor = value.new_zeros((), requires_grad=requires_grad)  # without one autograd would not come back here
-    return _Streamed.apply(value, anchor, total + shift, blocks, components, shift, joint, marginal)
+    return applied(_Streamed, value, anchor, total + shift, blocks, components, shift, joint, marginal)
 
 
 def _filled(blocks: Blocks) -> Iterator[Sequence[Tensor]]:
@@ -142,14 +143,25 @@ def _log_density(
 
 class _Streamed(Function):
     @staticmethod
-    def forward(ctx, value, anchor, total, blocks, components, shift, joint, marginal):
+    def forward(
+        ctx: Any,
+        value: Tensor,
+        anchor: Tensor,
+        total: Tensor,
+        blocks: Blocks,
+        components: int,
+        shift: float,
+        joint: bool,
+        marginal: bool,
+    ) -> Tensor:
         ctx.save_for_backward(value, total)
         ctx.blocks, ctx.components, ctx.shift = blocks, components, shift
         ctx.asked = {"joint": joint, "marginal": marginal}
         return total.to(torch.float64 if value.dtype == torch.float64 else torch.float32)
 
+    @staticmethod
     @differentiable_once
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         value, total = ctx.saved_tensors
         value = value.detach().requires_grad_(ctx.needs_input_grad[0])
         components = 0
@@ -163,7 +175,7 @@ class _Streamed(Function):
                 components += len(block[0])
         if components != ctx.components:
             raise ValueError(
-                f"blocks gave {ctx.components} encodings at first and {components} in the backward pass: they must give "
-                "the same every time"
+                f"blocks gave {ctx.components} encodings at first and {components} in the backward pass: they must "
+                "give the same every time"
             )
         return value.grad, *(None,) * 7

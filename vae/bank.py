@@ -37,7 +37,8 @@ class EncodingBank(nn.Module):
     With `shard` a rank has the encodings of its own data points, and refreshes them, and all that is computed is of the
     encodings of all; indices count all data points.
 
-    A bank that is a part of the model, `model.bank = EncodingBank(...)`, is in its checkpoints, all n of it, and resumes with it.
+    A bank that is a part of the model, `model.bank = EncodingBank(...)`, is in its checkpoints, all n of it, and
+    resumes with it.
     """
 
     loc: Tensor
@@ -88,7 +89,8 @@ class EncodingBank(nn.Module):
         """KL(q(z)‖p(z)) at the draws of the batch's encodings, which are those of the data points `index` and are
         put into the bank first. O(B n D) time, and O((B + n) D) memory."""
         z = ranks.counted(encoding.z)
-        return ranks.kernels().exclusive_kl(z, *self.mixture(index, encoding), prior)
+        result: Tensor = ranks.kernels().exclusive_kl(z, *self.mixture(index, encoding), prior)
+        return result
 
     def decomposed_kl(
         self,
@@ -102,7 +104,10 @@ class EncodingBank(nn.Module):
         """The parts of KL(q(z)‖p(z)), each times its weight, as `exclusive_kl`."""
         z, mixture = ranks.counted(encoding.z), self.mixture(index, encoding)
         terms = ranks.kernels().kl_decomposition(z, *mixture, prior, index=ranks.counted(index))
-        return total_correlation * terms.total_correlation + dimensionwise_kl * terms.dimensionwise_kl
+        result: Tensor = (
+            total_correlation * terms.total_correlation + dimensionwise_kl * terms.dimensionwise_kl
+        )
+        return result
 
     def _rows(self, index: Tensor) -> Tensor:
         return ranks.counted(index) - self.shard.first

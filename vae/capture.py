@@ -46,7 +46,7 @@ class Replayed:
 
 
 def on_side_stream(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """As torch asks of calls before a recording: what autograd sets up must not belong to the stream that waits for it."""
+    """As torch asks of calls before a recording: autograd must not set up anything on the stream that waits for it."""
     if not batch.is_cuda:
         return function(batch)
     stream, current = torch.cuda.Stream(), torch.cuda.current_stream()

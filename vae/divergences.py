@@ -33,7 +33,8 @@ def exclusive_kl(
     """
     loc, scale, z = encoding
     if estimator == "exact":
-        return ranks.kernels().exclusive_kl(z, loc, scale, prior)
+        result: Tensor = ranks.kernels().exclusive_kl(z, loc, scale, prior)
+        return result
     ranks.parts_are_known(f"the estimator {estimator!r}")
     return pykernels.exclusive_kl(z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size)
 
@@ -54,16 +55,18 @@ def decomposed_kl(
         terms = ranks.kernels().kl_decomposition(z, loc, scale, prior)
     else:
         ranks.parts_are_known(f"the estimator {estimator!r}")
-        options = {"estimator": estimator, "dataset_size": dataset_size}
-        terms = pykernels.kl_decomposition(z, loc, scale, prior, **options)
+        terms = pykernels.kl_decomposition(
+            z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size
+        )
     weights = mutual_information, total_correlation, dimensionwise_kl
-    parts = [weight * term for weight, term in zip(weights, terms)]
+    parts: list[Tensor] = [weight * term for weight, term in zip(weights, terms)]
     return parts[0] + parts[1] + parts[2]
 
 
 def whole_vector_mmd(prior: Distribution, encoding: Encoding, *, kernel: str = "cauchy") -> Tensor:
     """MMD² between the draws of the encodings and as many of the prior: unbiased, so it may be below 0."""
-    return ranks.kernels().mmd(encoding.z, ranks.sample(prior, encoding.z), kernel)
+    result: Tensor = ranks.kernels().mmd(encoding.z, ranks.sample(prior, encoding.z), kernel)
+    return result
 
 
 def shuffled_dimensions(z: Tensor) -> Tensor:

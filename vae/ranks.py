@@ -1,14 +1,15 @@
 """One training run in several processes, the ranks, as `torchrun` starts them: the same run as in one, up to rounding.
 
-All ranks have the same weights and the same random state, and draw what one process would draw. Each has a shard of the
-data; of a batch, drawn from all data, it has the rows that are in its shard, which may be none, and of the noise that goes
-with the batch's rows those of its own. While it holds such a part of a batch, means and divergences are those of the whole
-batch: every rank computes the same objective. Outside of that, in evaluation, all ranks do the same.
+All ranks have the same weights and the same random state, and draw what one process would draw. Each has a shard of
+the data; of a batch, drawn from all data, it has the rows that are in its shard, which may be none, and of the noise
+that goes with the batch's rows those of its own. While it holds such a part of a batch, means and divergences are those
+of the whole batch: every rank computes the same objective. Outside of that, in evaluation, all ranks do the same.
 """
 
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -30,7 +31,8 @@ class Part(NamedTuple):
     stand_in: bool = False
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """A rank's share of `total` data points, of which the first ranks have the first."""
 
     first: int

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import TorchElasticEnvironment
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from vae.metrics import student_t_interval
 from vae.run import RunFolder, RunOptions, parse_seeds
@@ -88,19 +88,20 @@ def start(options: RunOptions) -> Fabric:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     mixed = options.precision == "mixed" and _has_bfloat16(device)
-    precision = "bf16-mixed" if mixed else "32-true"
+    devices, nodes = 1, 1
+    strategy: str | DDPStrategy = "auto"
     if TorchElasticEnvironment.detect():
-        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
         # Ranks start alike by their seed, and only some buffers of a model may be alike.
         strategy = DDPStrategy(broadcast_buffers=False, init_sync=False)
-        processes = {
-            "devices": here,
-            "num_nodes": int(os.environ["WORLD_SIZE"]) // here,
-            "strategy": strategy,
-        }
-    else:
-        processes = {"devices": 1}
-    fabric = Fabric(accelerator=device, precision=precision, **processes)
+    fabric = Fabric(
+        accelerator=device,
+        strategy=strategy,
+        devices=devices,
+        num_nodes=nodes,
+        precision="bf16-mixed" if mixed else "32-true",
+    )
     fabric.launch()
     return fabric
 

@@ -47,17 +47,16 @@ def train(
     """
     capture = capture and fabric.device.type == "cuda" and fabric.world_size == 1
     bare_optimizer = torch.optim.Adam(model.parameters(), lr, betas, amsgrad=True, fused=True)
-    bare_model = model
     if fabric.world_size > 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
         raise RunError("BatchNorm sees the rows of one process only: start one, without torchrun")
     with warnings.catch_warnings():
         # The flag that is to replace broadcast_buffers cannot yet leave a bank's shards as they are.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
-        model, optimizer = fabric.setup(model, bare_optimizer)
-    model.mark_forward_method("encode")
+        wrapped, optimizer = fabric.setup(model, bare_optimizer)
+    wrapped.mark_forward_method("encode")
     first = 0
     if state := folder.load_checkpoint():
-        model.load_state_dict(state["model"])
+        wrapped.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["epoch"]
 
@@ -65,7 +64,7 @@ def train(
         # Without it torch refuses to record the optimiser, and with it warns of every other step.
         for group in bare_optimizer.param_groups:
             group["capturable"] = capture and torch.cuda.is_current_stream_capturing()
-        terms = step(model, batch, objective, optimizer, fabric)
+        terms = step(wrapped, batch, objective, optimizer, fabric)
         return ranks.total(batch) * torch.stack(terms).detach()
 
     run_step = Replayed(weighted_terms) if capture else weighted_terms
@@ -74,7 +73,7 @@ def train(
     bar["disable"] = None if ranks.is_first() else True
     for epoch in tqdm(range(first + 1, epochs + 1), **bar):
         total, count = torch.zeros(len(Terms._fields), device=fabric.device), 0
-        model.train()
+        wrapped.train()
         for batch in batches():
             total += run_step(batch)
             count += ranks.total(batch)
@@ -83,16 +82,18 @@ def train(
             raise RunError(f"the objective became {row['objective']} in epoch {epoch}: try a lower --lr")
         if not ranks.drew_alike(fabric.device):
             raise RunError(
-                f"the processes drew different random numbers in epoch {epoch}: what the objective draws for a part of a "
-                "batch it must draw for the whole, with the functions of vae.ranks"
+                f"the processes drew different random numbers in epoch {epoch}: what the objective draws for a part of "
+                "a batch it must draw for the whole, with the functions of vae.ranks"
             )
         if measure:
-            with evaluating(bare_model):
-                row |= measure(bare_model)
+            with evaluating(model):
+                row |= measure(model)
         folder.log({"epoch": epoch, **row})
         start = time.monotonic()
         if ranks.from_first(start >= next_checkpoint or epoch == epochs):
-            folder.save_checkpoint(epoch, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+            folder.save_checkpoint(
+                epoch, {"model": wrapped.state_dict(), "optimizer": optimizer.state_dict()}
+            )
             saved = time.monotonic()
             next_checkpoint = saved + (saved - start) / CHECKPOINT_SHARE
 
@@ -141,8 +142,8 @@ def shuffled(
 def parts(
     data: Tensor, batches: Iterable[Tensor], prepare: Callable[[Tensor], Tensor], shard: Shard
 ) -> Iterator[Tensor]:
-    """Of batches that are indices into all data points, the rows that are in `data`, a rank's own: a part of a batch, which
-    the rank holds as long as the caller has it."""
+    """Of batches that are indices into all data points, the rows that are in `data`, a rank's own: a part of a batch,
+    which the rank holds as long as the caller has it."""
     for index in batches:
         with shard.holding(index) as own:
             yield prepare(data[own - shard.first])

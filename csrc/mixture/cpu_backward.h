@@ -47,7 +47,7 @@ PYKERNELS_INLINE Vector<T> constant_in(const Part<T>& part, Vector<T> constant, 
 }
 
 template <class T> BackwardScratch<T> take_backward_scratch(Arena& arena, int64_t dims, bool marginal) {
-  const int64_t capacity = chunk_capacity<T>(dims, marginal ? 6 : 4, 256 << 10);
+  const int64_t capacity = chunk_capacity<T>(dims, marginal ? 6 : 4, (marginal ? 512 : 256) << 10);
   const int64_t plane = capacity * dims * kLanes<T>;
   BackwardScratch<T> scratch;
   scratch.chunk = take_chunk<T>(arena, dims, capacity, marginal);

@@ -61,17 +61,26 @@ template <class T> bool prepare(T result, T grad, T& result_used, T& grad_used) 
 }
 
 // Moves the marginals of one dimension of a group into their gradients where that loses nothing: exponents
-// then need no subtraction.
+// then need no subtraction. No exponent of a row is larger than its marginal, which has to be small even
+// where there is no gradient: infinity times that would be NaN.
 template <class T> void settle_rows(T* marginal, T* grad) {
   constexpr T kFar = 48, kLarge = T(0x1p60), kSmall = T(0x1p-60);
   bool near = true;
   for (int k = 0; k < kGroup; ++k) {
     const T size = grad[k] < 0 ? -grad[k] : grad[k];
-    near &= grad[k] == 0 || (marginal[k] >= -kFar && marginal[k] <= kFar && size >= kSmall && size <= kLarge);
+    near &= marginal[k] <= kFar;
+    near &= size == 0 || (marginal[k] >= -kFar && size >= kSmall && size <= kLarge);
   }
-  for (int k = 0; near && k < kGroup; ++k) {
-    if (grad[k] != 0) grad[k] *= static_cast<T>(::exp2(-static_cast<double>(marginal[k])));
-    marginal[k] = 0;
+  if (!near) return;
+  for (int k = 0; k < kGroup; k += kLanes<double>) {
+    VectorD factor;
+    for (int lane = 0; lane < kLanes<double>; ++lane) factor[lane] = -static_cast<double>(marginal[k + lane]);
+    factor = exp2(factor);  // in double: all that a row's gradients are made of is off by what this is off by
+    for (int lane = 0; lane < kLanes<double>; ++lane) {
+      T& of_row = grad[k + lane];
+      if (of_row != 0) of_row = static_cast<T>(static_cast<double>(of_row) * factor[lane]);
+      marginal[k + lane] = 0;
+    }
   }
 }
 

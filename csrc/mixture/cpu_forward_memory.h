@@ -16,8 +16,9 @@ struct Asked {
   bool joint, marginal, statistics;
 };
 
+// What has a cost for each dimension of a group of rows wants more components between than the joint density.
 template <class T> int64_t forward_capacity(int64_t dims, bool marginal) {
-  return chunk_capacity<T>(dims, marginal ? 3 : 2, 96 << 10);
+  return chunk_capacity<T>(dims, marginal ? 3 : 2, (marginal ? 256 : 96) << 10);
 }
 
 // Below this size a probe would cost more than a few percent of the plain pass. It takes room for a second

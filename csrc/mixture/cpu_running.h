@@ -28,7 +28,8 @@ struct Running {
 // comparison: Chunk says whether some could be too large for that. Where the first ones leave some row's sum
 // too small, it begins anew, with a reference that moves, and settles when that has come near 0.
 constexpr double kLeastSettled = 0x1p-80;  // what is below the normal range does not count beside it
-constexpr double kMostMoved = 64;          // as far from 0 as a reference may be to become 0
+constexpr double kLeastSettledLog2 = -80;
+constexpr double kMostMoved = 64;  // as far from 0 as a reference may be to become 0
 
 PYKERNELS_INLINE VectorD part_of_rows(const double (&rows)[kGroup], int k) {
   VectorD part;
@@ -122,8 +123,8 @@ template <class T> void start_settled(Running* state, int64_t count, const T* lo
   for (int64_t j = 0; j < count; ++j) {
     bool near = true;
     for (int k = 0; k < kGroup; ++k) {
-      const T known = lower[j * kGroup + k];
-      near &= known <= Float<T>::lowest || near_zero(static_cast<double>(known));
+      const double known = static_cast<double>(lower[j * kGroup + k]);
+      near &= !(known > kMostMoved || (known < kLeastSettledLog2 && known > -Float<double>::infinity));
     }
     if (near) {
       state[j] = Running{};

@@ -14,10 +14,10 @@
 // Shapes: value [*batch, rows, dims]; loc, scale [*batch, components, dims]; log_weights [*batch,
 // components]; joint [*batch, rows] and marginal [*batch, rows, dims] contiguous. Inputs are never written,
 // outputs never read; they must not overlap. The results come in nats and, for the backward pass, in base 2,
-// as the kernels work: where one component outweighs all others its responsibility is then 1 exactly, which
-// two roundings more would spoil. Gradients have their input's strides, and every element is written: where a
-// stride is 0 the gradient is summed, that of value over batch dimensions only. A component of
-// log-weight -inf is absent, whatever its loc and scale.
+// as the kernels work: where one component outweighs all others its responsibility is then 1, exactly or but
+// for what exponentials are off by, which two roundings more would spoil. Gradients have their input's
+// strides, and every element is written: where a stride is 0 the gradient is summed, that of value over batch
+// dimensions only. A component of log-weight -inf is absent, whatever its loc and scale.
 #pragma once
 
 #include "core/cpu_features.h"

@@ -116,8 +116,8 @@ def decomposed(
     prior_log_prob: Tensor | None,
     reduction: str,
 ) -> KLDecomposition:
-    """The four differences between neighbours of log q(z|x), log q(z), sum log q(z_d), sum log p(z_d), log p(z); the last
-    is None for a prior that factorises."""
+    """The four differences between neighbours of log q(z|x), log q(z), sum log q(z_d), sum log p(z_d), log p(z); the
+    last is None for a prior that factorises."""
     marginals, prior_marginals = marginal.sum(-1), prior_marginal.sum(-1)
     remainder = torch.zeros_like(joint) if prior_log_prob is None else prior_marginals - prior_log_prob
     terms = own - joint, joint - marginals, marginals - prior_marginals, remainder

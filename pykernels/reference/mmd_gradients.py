@@ -39,8 +39,8 @@ def value_and_slopes(
     problem = Problem.of(x, y, x_masses, y_masses, unbiased)
     groups = ((group, group.compressed()) for group in problem.groups(scales, method, tolerance))
     value, slopes = solved(problem, groups, scales, unbiased, output_mask)
-    points = [None if slope is None else slope.to(x.dtype) for slope in slopes[:2]]
-    return value.to(x.dtype), (*points, *slopes[2:])
+    of_x, of_y = (None if slope is None else slope.to(x.dtype) for slope in slopes[:2])
+    return value.to(x.dtype), (of_x, of_y, *slopes[2:])
 
 
 def solved(

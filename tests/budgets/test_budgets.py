@@ -66,6 +66,7 @@ REGISTERS = {
     "forward_joint_tiles<float, 2, 1, true>": 128,  # 2
     "forward_joint_slopes<float>": 128,  # 2
     "joint_component_tiles<float>": 128,  # 2
+    "forward_statistics<float>": 128,  # 2
     "forward_marginal<float, 8, false>": 128,  # 2
     "marginal_component_sums<float, 8>": 80,  # 3
     "mmd::sum_over_pairs<float, 2, false, false>": 80,  # 3

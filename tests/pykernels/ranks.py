@@ -179,7 +179,8 @@ CASES = {
 
 
 def compared(function, rank, size):
-    """The largest error, of 1 + |reference|, between ranks and one process, value and gradients, and the bytes sent each way."""
+    """The largest error, of 1 + |reference|, between ranks and one process, value and gradients, and the bytes sent
+    each way."""
     whole = everything()
     alone = {k: t.clone().requires_grad_(t.is_floating_point()) for k, t in whole.items()}
     mine = {

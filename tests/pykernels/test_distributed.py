@@ -45,7 +45,7 @@ def found(tmp_path_factory):
     """What each number of ranks found."""
     results = tmp_path_factory.mktemp("ranks") / "results"
     command = [sys.executable, "-W", "error", ranks.__file__, results]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=600)
     rows = map(json.loads, Path(results).read_text().splitlines())
     return {row["size"]: row for row in rows}
 

@@ -258,6 +258,20 @@ def test_no_number_among_later_components(variant, dtype):
     torch.testing.assert_close(marginal[:, ::2], others)
 
 
+def test_no_gradient_of_a_huge_density(variant, dtype):
+    """Rows side by side, one of which alone has a gradient."""
+    value = torch.tensor([[50.0]] + 15 * [[0.0]], dtype=dtype, requires_grad=True)
+    loc = torch.tensor([[50.0], [0.0]], dtype=dtype, requires_grad=True)
+    scale = torch.tensor([[1.0], [0.01]], dtype=dtype, requires_grad=True)
+    log_weights = torch.tensor([0.0, 800.0], dtype=dtype, requires_grad=True)
+    inputs = Inputs(value, loc, scale, log_weights)
+    marginal = gaussian_mixture_marginal_log_prob(*inputs)
+    of_value, of_loc, of_scale, of_weights = torch.autograd.grad(marginal[0].sum(), tuple(inputs))
+    assert of_value.eq(0).all() and of_loc.eq(0).all()
+    close(of_scale.flatten(), torch.tensor([-1, 0], dtype=dtype))
+    close(of_weights, torch.tensor([1, 0], dtype=dtype))
+
+
 def test_subnormal_numbers_are_left_alone(variant, one_and_two_threads):
     """The kernels take them as 0; nobody else shall."""
     inputs, tiny = mixture_inputs(600, 600, 3, dtype=torch.float32), torch.full((100_000,), 1e-40)

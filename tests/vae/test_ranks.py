@@ -29,7 +29,7 @@ def base(tmp_path_factory):
     script = f"import sys, runpy; sys.path.append({str(root)!r}); sys.argv[1:] = [{str(base)!r}]\n"
     script += "runpy.run_module('tests.vae.several_processes', run_name='__main__')"
     home = Path(ranks.__file__).parents[1]
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=300, cwd=home)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=600, cwd=home)
     return base
 
 

@@ -156,7 +156,8 @@ def batches(images: Tensor) -> Iterable[Tensor]:
 
 def mmd_to_prior(prior: Distribution, encoding: Encoding) -> Tensor:
     """Eq 10 between the encodings' draws and as many of the prior: unbiased, so it may be below 0."""
-    return ranks.kernels().cauchy_mmd(encoding.z, ranks.sample(prior, encoding.z))
+    result: Tensor = ranks.kernels().cauchy_mmd(encoding.z, ranks.sample(prior, encoding.z))
+    return result
 
 
 def draw(model: VAE, images: Tensor, classes: Tensor, encoding: Encoding, folder: RunFolder) -> None:

@@ -127,7 +127,9 @@ def model_and_data(config: Pinwheel) -> tuple[VAE, Tensor]:
 
 def full_inclusive_kl(prior: Distribution, encoding: Encoding, *, num_samples: int) -> Tensor:
     """KL(p(z)‖q(z)) from fresh prior draws to the mixture of the encodings."""
-    return ranks.kernels().inclusive_kl(prior, encoding.loc, encoding.scale, num_samples=num_samples)
+    loc, scale, _ = encoding
+    result: Tensor = ranks.kernels().inclusive_kl(prior, loc, scale, num_samples=num_samples)
+    return result
 
 
 @torch.no_grad()
