@@ -100,7 +100,7 @@ class Maker:
                 lambda t: t[..., :0] if t.dim() else t.new_empty(0),
                 lambda t: t[..., None],
                 lambda t: t.flatten(),
-                lambda t: torch.cat([t, t], -1),
+                lambda t: torch.cat([t, t], -1) if t.dim() else t[None],
                 lambda t: t.to("meta"),
                 lambda t: t.tolist(),
                 lambda t: t.to_sparse(),
