@@ -26,7 +26,8 @@ struct Running {
 // Most sums need no reference: densities are neither huge nor, summed over all components, tiny. A sum whose
 // reference is 0 is called settled, and so it begins. To it exponents are added as they are, without a
 // comparison: Chunk says whether some could be too large for that. Where the first ones leave some row's sum
-// too small, it begins anew, with a reference that moves, and settles when that has come near 0.
+// too small, it begins anew, with a reference that moves, and settles when that has come near 0 and no row is
+// too small any more.
 constexpr double kLeastSettled = 0x1p-80;  // what is below the normal range does not count beside it
 constexpr double kLeastSettledLog2 = -80;
 constexpr double kMostMoved = 64;  // as far from 0 as a reference may be to become 0
@@ -68,13 +69,14 @@ PYKERNELS_INLINE bool near_zero(double reference) {
   return reference >= -kMostMoved && reference <= kMostMoved;
 }
 
+// Only if no row would be too small: a settled sum that is too small has seen nothing but the first
+// components, or it could not begin anew.
 PYKERNELS_INLINE void settle(Running& state) {
-  bool near = true;
-  for (int k = 0; k < kGroup; ++k) near &= near_zero(state.reference[k]);
-  for (int k = 0; near && k < kGroup; ++k) {
-    state.total[k] *= ::exp2(state.reference[k]);
-    state.reference[k] = 0;
-  }
+  for (int k = 0; k < kGroup; ++k)
+    if (!near_zero(state.reference[k])) return;
+  Running settled{};
+  for (int k = 0; k < kGroup; ++k) settled.total[k] = state.total[k] * ::exp2(state.reference[k]);
+  if (!too_small(settled)) state = settled;
 }
 
 // Called when some exponents of some rows are over the headroom, NaN or +inf. Moves the references of those

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from pykernels import _launch, gaussian_mixture_log_prob
+from pykernels import _launch, gaussian_mixture_joint_and_marginal_log_prob, gaussian_mixture_log_prob
 
 COMPONENTS, ROWS = 20_000, 2_048  # large enough for the probe to be asked
 
@@ -46,6 +46,20 @@ def kernel(request):
 @pytest.mark.parametrize("dims", [3, 10])
 def test_narrow_and_wide_components(kernel, dims, sigma):
     check(*clustered(dims, sigma))
+
+
+def test_every_row_where_nothing_is_left_out(kernel, dtype):
+    """Of rows that are summed side by side, some meet what they are near to in the first components, some in the last:
+    what one still waits for must not cost another what it has."""
+    loc = torch.randn(12_000, 10, dtype=dtype)
+    value = loc[torch.randint(12_000, (400,))] + 0.2 * torch.randn(400, 10, dtype=dtype)
+    problem = value, loc, torch.tensor(0.2, dtype=dtype)
+    expected = dense_log_prob(*problem)
+    for log_prob in (
+        gaussian_mixture_log_prob(*problem),
+        gaussian_mixture_joint_and_marginal_log_prob(*problem).joint,
+    ):
+        torch.testing.assert_close(log_prob.double(), expected, rtol=1e-6, atol=1e-5)
 
 
 def test_double_precision(kernel):
