@@ -14,6 +14,7 @@ REDUCTIONS = ("mean", "none")
 def aggregate_arguments(
     z: Tensor,
     loc: Tensor,
+    scale: Tensor,
     estimator: str,
     dataset_size: int | None,
     index: Tensor | None,
@@ -40,6 +41,7 @@ def aggregate_arguments(
         _exact_arguments(z, loc, dataset_size, index)
     else:
         _minibatch_arguments(z, loc, estimator, dataset_size, index, log_weights)
+    one_mixture(scale, log_weights)
 
 
 def reduction_name(reduction: str) -> None:

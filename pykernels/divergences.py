@@ -132,8 +132,9 @@ def aggregate_entropy(
         >>> aggregate_entropy(z, torch.zeros(2, 1), torch.ones(()), estimator="hfvae", dataset_size=100)
         tensor(0.9189)
     """
-    _aggregate_checks.aggregate_arguments(z, loc, estimator, dataset_size, index, log_weights, reduction)
-    _aggregate_checks.one_mixture(scale, log_weights)
+    _aggregate_checks.aggregate_arguments(
+        z, loc, scale, estimator, dataset_size, index, log_weights, reduction
+    )
     return reduced(-_log_density(z, loc, scale, estimator, dataset_size, log_weights), reduction)
 
 
@@ -179,8 +180,9 @@ def exclusive_kl(
         >>> exclusive_kl(z, loc, torch.ones(()), prior, estimator="mws", dataset_size=1000)  # off by log 1000
         tensor(-6.4078)
     """
-    _aggregate_checks.aggregate_arguments(z, loc, estimator, dataset_size, index, log_weights, reduction)
-    _aggregate_checks.one_mixture(scale, log_weights)
+    _aggregate_checks.aggregate_arguments(
+        z, loc, scale, estimator, dataset_size, index, log_weights, reduction
+    )
     _checks.prior_of_points(prior, loc)
     log_density = _log_density(z, loc, scale, estimator, dataset_size, log_weights)
     return reduced(log_density - prior.log_prob(z), reduction)
@@ -238,8 +240,9 @@ def kl_decomposition(
         >>> [round(term.item(), 4) for term in terms]
         [0.6931, 0.6931, 4.2189, 0.0]
     """
-    _aggregate_checks.aggregate_arguments(z, loc, estimator, dataset_size, index, log_weights, reduction)
-    _aggregate_checks.one_mixture(scale, log_weights)
+    _aggregate_checks.aggregate_arguments(
+        z, loc, scale, estimator, dataset_size, index, log_weights, reduction
+    )
     _aggregate_checks.own_encodings(z, loc, index)
     _checks.prior_of_points(prior, loc)
     z, loc, scale, log_weights = _checks.mixture_inputs(z, loc, scale, log_weights)

@@ -9,7 +9,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # without compiled kernels the import warns, as it should
     from pykernels import _launch
 
-from tests import emulated
+from tests import emulated, needs
 
 _NOT_BUILT = "compiled"
 
@@ -43,7 +43,7 @@ def gpu():
 @pytest.fixture(params=_variants())
 def variant(request, monkeypatch):
     if request.param == _NOT_BUILT:
-        pytest.skip("the compiled kernels are not built: they need a C++ compiler")
+        pytest.skip(needs.NO_KERNELS)
     if request.param == _launch.EMULATED:
         if tool := emulated.missing_tool():
             pytest.skip(f"the CUDA kernels cannot be emulated without {tool}")

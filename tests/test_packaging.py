@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import pykernels
-from pykernels import _launch
+from tests import needs
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SHIPPED = re.compile(r"benchmarks/results/|\.")  # results, and files for git and CI
@@ -85,9 +85,8 @@ print(pykernels.__file__, pykernels.cauchy_mmd(torch.zeros(1, 1), torch.zeros(1,
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux lists what a process has loaded")
+@needs.kernels
 def test_one_openmp_runtime():
-    if len(_launch.variants()) == 1:
-        pytest.skip("the compiled kernels are not built: they need a C++ compiler")
     script = """
 import torch, pykernels
 torch.set_num_threads(2)

@@ -1,6 +1,8 @@
 """A step of training recorded once on a GPU and replayed as a whole, so that it does not wait for Python."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -8,7 +10,8 @@ from torch import Tensor
 WARM_UP = 3
 """Calls before one is recorded: by then memory and libraries are set up, which a recording must not meet."""
 
-Call = Callable[[], Tensor]
+T = TypeVar("T")
+Call = Callable[[], T]
 
 
 class Replayed:
@@ -23,12 +26,16 @@ class Replayed:
     overwritten by the next call.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], record: Callable[[Call], Call] | None = None):
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        record: Callable[[Call[Tensor]], Call[Tensor]] | None = None,
+    ):
         self._function = function
         self._record = record or cuda_graph
         self._calls = 0
         self._batch: Tensor | None = None
-        self._replay: Call | None = None
+        self._replay: Call[Tensor] | None = None
 
     def __call__(self, batch: Tensor) -> Tensor:
         if self._batch is None or batch.shape != self._batch.shape:
@@ -38,33 +45,39 @@ class Replayed:
         if self._replay is None:
             self._calls += 1
             if self._calls <= WARM_UP:
-                return on_side_stream(self._function, batch)
+                call = partial(self._function, batch)
+                return on_side_stream(call) if batch.is_cuda else call()
             static = self._batch
             self._replay = self._record(lambda: self._function(static))
         self._batch.copy_(batch)
         return self._replay()
 
 
-def on_side_stream(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+def on_side_stream(call: Call[T]) -> T:
     """As torch asks of calls before a recording: autograd must not set up anything on the stream that waits for it."""
-    if not batch.is_cuda:
-        return function(batch)
     stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
     stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        result = function(batch)
+        result = call()
     current.wait_stream(stream)
     return result
 
 
-def cuda_graph(call: Call) -> Call:
+def cuda_graph(call: Call[T]) -> Call[T]:
     """Records a call, in which nothing is computed, and returns what replays it."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         result = call()
 
-    def replay() -> Tensor:
+    def replay() -> T:
         graph.replay()
         return result
 
     return replay
+
+
+def allow_recording(optimizer: torch.optim.Optimizer) -> None:
+    """To be called before each step: else torch refuses to record the optimiser, or, if that stays allowed, warns of
+    every step that is not recorded."""
+    for group in optimizer.param_groups:
+        group["capturable"] = torch.cuda.is_current_stream_capturing()

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 from vae import ranks
-from vae.capture import Replayed
+from vae.capture import Replayed, allow_recording
 from vae.model import VAE, evaluating
 from vae.objectives import Terms
 from vae.ranks import Shard
@@ -61,9 +61,8 @@ def train(
         first = state["epoch"]
 
     def weighted_terms(batch: Tensor) -> Tensor:
-        # Without it torch refuses to record the optimiser, and with it warns of every other step.
-        for group in bare_optimizer.param_groups:
-            group["capturable"] = capture and torch.cuda.is_current_stream_capturing()
+        if capture:
+            allow_recording(bare_optimizer)
         terms = step(wrapped, batch, objective, optimizer, fabric)
         return ranks.total(batch) * torch.stack(terms).detach()
 

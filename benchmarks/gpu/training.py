@@ -21,7 +21,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from vae.capture import Replayed
+from vae.capture import Replayed, allow_recording
 from vae.data.fashion import unit_interval
 from vae.data.shapes import unpack
 from vae.experiments import fashion, pinwheel, shapes
@@ -70,7 +70,8 @@ def time_steps(experiment: str, precision: str, capture: bool) -> dict[str, floa
     model, optimizer = fabric.setup(bare_model, adam)
 
     def one(batch: Tensor) -> Tensor:
-        adam.param_groups[0]["capturable"] = capture and torch.cuda.is_current_stream_capturing()
+        if capture:
+            allow_recording(adam)
         return torch.stack(step(model, batch, objective, optimizer, fabric)).detach()
 
     run = Replayed(one) if capture else one

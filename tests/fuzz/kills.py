@@ -79,9 +79,9 @@ def trial(
     """How often a run was killed before it ended, and how it then differs from the whole one."""
     out, kills = folder / "run", 0
     while True:
-        flags = ("--resume",) if out.exists() and any(out.iterdir()) else (*SETTINGS[name], "--device", "cpu")
-        if (out / "config.json").exists() is False and flags == ("--resume",):
-            flags = ("--resume", *SETTINGS[name], "--device", "cpu")
+        flags = ("--resume",) if out.exists() and any(out.iterdir()) else ()
+        if not (out / "config.json").exists():
+            flags += (*SETTINGS[name], "--device", "cpu")
         patience = random.uniform(0, 1.2 * duration) if kills < at_most else None
         status = wait(start(name, out, data, *flags), patience)
         if status is None:

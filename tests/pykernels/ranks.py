@@ -293,13 +293,13 @@ class Counted:
 
 def main(results):
     for size in SHARES:
-        meeting = tempfile.mktemp()
         ranks = []
-        for rank in range(size):
-            if (child := os.fork()) == 0:
-                of_rank(rank, size, meeting, results)
-            ranks.append(child)
-        statuses = [os.waitpid(child, 0)[1] for child in ranks]
+        with tempfile.TemporaryDirectory() as folder:
+            for rank in range(size):
+                if (child := os.fork()) == 0:
+                    of_rank(rank, size, f"{folder}/meeting", results)
+                ranks.append(child)
+            statuses = [os.waitpid(child, 0)[1] for child in ranks]
         if any(statuses):
             sys.exit(f"of {size} ranks some failed: {statuses}")
 

@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch.distributions import Independent, Normal
 
 import pykernels
 from pykernels import _launch, distributed
+from tests import needs
 from tests.pykernels import ranks
 from tests.pykernels.ranks import CASES, COMPONENTS, DIMS, OTHERS, POINTS, SHARES
 
-pytestmark = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available()), reason="torch was built without gloo"
-)
+pytestmark = needs.gloo
 POINT, MEAN = DIMS + 1, 2  # numbers for a point and one for it; a sum with its count
 NODES = 24 * 16  # panels that hold these points, and the nodes of each
 PANELS = 3 * DIMS + 2 * DIMS * NODES
@@ -90,7 +88,7 @@ def shared_call(reach, add_up):
     return _launch.cauchy_mmd(x, x + 0, None, None, scales, True, "panels", 1e-7, [False] * 5, share)
 
 
-@pytest.mark.skipif(_launch.current_variant() == _launch.REFERENCE, reason="the kernels are not built")
+@needs.kernels
 def test_what_goes_wrong_while_ranks_add_up_is_raised():
     def broken(address, count):
         raise ConnectionError("rank 1 is gone")

@@ -16,14 +16,12 @@ from torch.distributions import Independent, Normal
 import pykernels
 import pykernels.reference
 from pykernels import _launch, cauchy_mmd, gaussian_mixture_log_prob
+from tests import needs
 from tests.cases import gradients, mixture_inputs
 from tests.fuzz.check import problem_with
+from vae.training import single_threaded
 
 HOME = Path(pykernels.__file__).parents[1]
-COMPILED = len(_launch.variants()) > 1
-needs_kernels = pytest.mark.skipif(
-    not COMPILED, reason="the compiled kernels are not built: they need a C++ compiler"
-)
 needs_linux = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="only Linux tells what a process holds"
 )
@@ -35,8 +33,8 @@ def run(script: str, **options) -> subprocess.CompletedProcess:
 
 @pytest.mark.filterwarnings("ignore")  # of torch, on what random calls put in
 def test_random_calls():
-    torch.set_num_threads(1)
-    found = {number: problem_with(number) for number in range(260)}
+    with single_threaded():
+        found = {number: problem_with(number) for number in range(260)}
     assert {number: problem for number, (_, problem) in found.items() if problem} == {}
 
 
@@ -94,7 +92,7 @@ LONG_CALLS = {
 }
 
 
-@needs_kernels
+@needs.kernels
 @pytest.mark.parametrize("name", LONG_CALLS)
 def test_ctrl_c_stops_a_long_call_at_once(name):
     """Alone it would take minutes."""

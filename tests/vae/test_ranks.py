@@ -8,17 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
+from tests import needs
 from tests.vae import several_processes
 from vae import ranks
 from vae.cli import main
 from vae.ranks import Shard
 from vae.training import single_threaded
-
-needs_gloo = pytest.mark.skipif(
-    not (dist.is_available() and dist.is_gloo_available()), reason="torch was built without gloo"
-)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +43,7 @@ def assert_same(out, base, state, other):
     torch.testing.assert_close(rows, others, rtol=1e-4, atol=1e-5)
 
 
-@needs_gloo
+@needs.gloo
 def test_two_processes_begin_and_three_finish_what_one_does(base, tmp_path):
     """With the bank of encodings sharded, and batches of which some processes have nothing."""
     found = torch.load(base / "three" / "found.pt", weights_only=True)
@@ -55,7 +51,7 @@ def test_two_processes_begin_and_three_finish_what_one_does(base, tmp_path):
     assert (base / "two" / "metrics.jsonl").read_text().count("\n") < several_processes.EPOCHS
 
 
-@needs_gloo
+@needs.gloo
 def test_one_process_finishes_what_two_begin(base, tmp_path):
     shutil.copytree(base / "two", tmp_path / "one")
     found = torch.load(base / "three" / "found.pt", weights_only=True)
@@ -63,14 +59,14 @@ def test_one_process_finishes_what_two_begin(base, tmp_path):
     assert_same(tmp_path / "one", base / "three", state, found["state"])
 
 
-@needs_gloo
+@needs.gloo
 def test_what_several_processes_refuse(base):
     batch_norm, draws = torch.load(base / "three" / "found.pt", weights_only=True)["refused"]
     assert "BatchNorm sees the rows of one process only" in batch_norm
     assert "the processes drew different random numbers in epoch 1" in draws
 
 
-@needs_gloo
+@needs.gloo
 def test_the_command_line_gives_the_same_summary(base, tmp_path):
     assert main(["pinwheel", "--out", str(tmp_path), *several_processes.COMMAND]) == 0
     summaries = [json.loads((out / "summary.json").read_text()) for out in (tmp_path, base / "command")]

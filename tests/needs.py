@@ -1,0 +1,13 @@
+"""What some tests need, as marks that say what is missing where they are skipped."""
+
+import pytest
+import torch.distributed as dist
+
+from pykernels import _launch
+
+NO_KERNELS = "the compiled kernels are not built: they need a C++ compiler"
+
+kernels = pytest.mark.skipif(_launch.variants() == [_launch.REFERENCE], reason=NO_KERNELS)
+gloo = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="torch was built without gloo"
+)
