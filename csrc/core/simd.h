@@ -163,7 +163,6 @@ template <class T> struct AllLe {
 #endif
 };
 
-// 1 / x where both are positive and normal, to within two units in the last place.
 // All lanes in double, in one vector or two.
 template <class T> constexpr int kWideParts = 8 / static_cast<int>(sizeof(T));
 PYKERNELS_INLINE void widen(VectorD v, VectorD (&parts)[1]) { parts[0] = v; }

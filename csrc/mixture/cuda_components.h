@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 && D <= 10 && !band ?
           *gradient = value.grad_joint + element * problem.rows;
 
   ComponentSums<T, D, many> own;
-  const bool accurate = load_own(components, own_component, own);
+  const bool accurate = load_own(components, own_component, own) | kAlwaysAccurate<T>;
   int64_t first = split * tiles_per_split * kTile<T>;
   int64_t end = first + tiles_per_split * kTile<T>;
   if (end > problem.rows) end = problem.rows;

@@ -13,7 +13,7 @@ constexpr int kMaxDims = 64;
 template <class T> constexpr int kMarginalTile = 128 / sizeof(T);  // three arrays of it in 24 KB
 
 // In a thread's hands.
-template <class T> constexpr int kMarginalRows = sizeof(T) == 4 ? 8 : 4;
+template <class T> constexpr int kMarginalRows = sizeof(T) == 4 ? 8 : 2;
 template <class T> constexpr int kMarginalComponents = sizeof(T) == 4 ? 8 : 4;
 
 // Where a thread stands in its block, which takes `width` neighbouring dimensions, or what is left of them.

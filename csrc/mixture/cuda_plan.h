@@ -188,7 +188,7 @@ ForwardMemory<T> take_forward(Arena& arena, const MixtureForward& args, const Fo
 template <class T> struct BackwardPlan {
   bool for_components;  // whether any gradient but that of value is asked for
   bool tiles;
-  bool few_components;  // few dimensions: kFewWays threads for a component
+  bool few_components;  // few dimensions: kFewWays threads for a component; always so with weights of pairs
   bool direct;          // they write the gradients; there is no need of finish_gradients
   int64_t component_blocks;
   Splits joint;
@@ -228,7 +228,7 @@ template <class T> void plan_joint_sums(const MixtureProblem& p, int64_t batch, 
     return;
   }
   constexpr int64_t kBlock = kBlockComponents<T, 1>;
-  plan.few_components = shares_own(p.components, kBlock, p.rows, kTile<T>, batch);
+  plan.few_components = depend_on_pair(p.pairs) || shares_own(p.components, kBlock, p.rows, kTile<T>, batch);
   plan.component_blocks = divide_up(p.components, plan.few_components ? kBlock / kFewWays : kBlock);
   const int64_t units = divide_up(p.rows, kTile<T>);
   const bool small = plan.few_components && p.rows * (5 * p.dims + 6) <= kFewWays * kSmallWork;

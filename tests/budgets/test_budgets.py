@@ -17,7 +17,12 @@ from . import sass
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = "-gencode=arch=compute_80,code=sm_90"  # as CMakeLists.txt has it for all architectures
-SOURCES = ("core/cuda_device.cu", "mixture/mixture_cuda.cu", "mmd/mmd_cuda.cu")
+SOURCES = (
+    "core/cuda_device.cu",
+    "mixture/mixture_cuda.cu",
+    "mixture/mixture_cuda_backward.cu",
+    "mmd/mmd_cuda.cu",
+)
 
 # kernel, form, units in a round of the loop; per unit multiply-adds, least additions, most instructions
 LOOPS = [
