@@ -4,6 +4,7 @@ A case is its number: the same number makes the same call."""
 import random
 from collections.abc import Callable
 from functools import partial
+from math import isqrt, prod
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from pykernels import reference
 from pykernels.reference.wasserstein import sliced_wasserstein as sliced_along
 
 JUNK = ("", "MWS", "exact\0", "панели", None, 3, 2.5, True, float("nan"), -1, 10**30, object())
-TAME = ("normal", "narrow", "equal")
+TAME = ("normal", "narrow", "spread", "equal")
+MOST_NUMBERS = 3_000_000  # of what the reference makes for every pair
 VALUES = (*TAME * 4, "denormal", "huge", "special", "zero")
 
 
@@ -46,7 +48,13 @@ class Maker:
         return self.random.random() < share
 
     def size(self, most: int = 40) -> int:
-        return self.random.choice((1, 2, 3, 4, 5, 8, 15, 16, 17, 33, self.random.randint(1, most)))
+        edge = self.random.choice((1, 2, 3, 4, 5, 8, 15, 16, 17, 33))
+        return edge if self.maybe(0.9 if most <= 40 else 0.2) else self.random.randint(1, most)
+
+    def many(self, others: int) -> int:
+        """A size that may be several of a kernel's chunks, or tiles; `others` numbers are made for each."""
+        most = self.random.choice((40, 40, 700, 7000))
+        return self.size(max(1, min(most, MOST_NUMBERS // max(1, others))))
 
     def junk(self, lawful: Any, share: float = 0.03) -> Any:
         if not self.maybe(share):
@@ -62,7 +70,8 @@ class Maker:
         kept = batch[self.random.randint(0, len(batch)) :]
         return tuple(1 if self.maybe(0.3) else size for size in kept)
 
-    def tensor(self, *shape: int, positive: bool = False) -> Tensor:
+    def tensor(self, *shape: int, positive: bool = False, near: Any = None) -> Tensor:
+        """Numbers of one kind; if tame ones, perhaps near to rows of another tensor, as samples are to components."""
         kind = self.random.choice(VALUES)
         numbers = torch.randn(shape, generator=self.generator, dtype=torch.float64)
         largest = torch.finfo(self.dtype).max
@@ -70,6 +79,8 @@ class Maker:
             numbers = 0.3 + numbers.abs()
         if kind == "narrow":
             numbers = numbers * 0.05
+        elif kind == "spread" and not positive:
+            numbers = numbers * 4
         elif kind == "equal":
             numbers = torch.full_like(numbers, 0.5)
         elif kind == "denormal":
@@ -78,6 +89,9 @@ class Maker:
             numbers = numbers * largest / 8
         elif kind == "zero":
             numbers = torch.zeros_like(numbers)
+        if kind in TAME and is_matrix(near) and near.shape[-1] == shape[-1] and self.maybe(0.5):
+            rows = near.double().reshape(-1, shape[-1])
+            numbers = rows[torch.randint(len(rows), shape[:-1], generator=self.generator)] + 0.05 * numbers
         tensor = numbers.to(self.dtype)
         if kind == "special" and tensor.numel():
             for _ in range(self.random.randint(1, 3)):
@@ -135,11 +149,25 @@ class Maker:
         return tensor
 
 
+def is_matrix(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and value.is_floating_point()
+        and value.dim() >= 2
+        and value.numel() > 0
+    )
+
+
 def of_mixture(make: Maker) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    batch, n, dims = make.batch(), make.size(), make.size(20)
+    batch, dims = make.batch(), make.size(20)
+    rows = make.random.choice((0, make.size(), make.size(), make.many(prod(batch) * dims)))
+    n = make.many(prod(batch) * dims * rows)
+    loc = make.tensor(*make.part_of(batch), n, dims)
     tensors = {
-        "value": make.tensor(*make.part_of(batch), make.random.choice((0, make.size())), dims),
-        "loc": make.tensor(*make.part_of(batch), n, dims),
+        "value": make.tensor(*make.part_of(batch), rows, dims, near=loc),
+        "loc": loc,
         "scale": make.tensor(*make.random.choice(((), (dims,), (n, 1), (n, dims), (1, 1))), positive=True),
     }
     if make.maybe(0.5):
@@ -148,8 +176,10 @@ def of_mixture(make: Maker) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def of_distribution(make: Maker) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    n, dims = make.size(), make.size(20)
-    tensors = {"value": make.tensor(make.size(), dims), "loc": make.tensor(n, dims)}
+    rows, dims = make.size(), make.size(20)
+    n = make.many(rows * dims)
+    loc = make.tensor(n, dims)
+    tensors = {"value": make.tensor(rows, dims, near=loc), "loc": loc}
     return tensors | {"scale": make.tensor(n, dims, positive=True), "logits": make.tensor(n)}, {}
 
 
@@ -162,7 +192,8 @@ def reference_distribution_log_prob(value: Tensor, loc: Tensor, scale: Tensor, l
 
 
 def of_minibatch(make: Maker) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    size, dims = 1 + make.size(), make.size(20)
+    dims = make.size(20)
+    size = 1 + min(make.many(dims), isqrt(MOST_NUMBERS // dims))
     tensors = {name: make.tensor(size, dims) for name in ("z", "loc")}
     tensors["scale"] = make.tensor(size, dims, positive=True)
     estimator = make.random.choice(("mws", "mss", "hfvae", "batch"))
@@ -203,7 +234,10 @@ def prior_of(make: Maker, loc: Any) -> Any:
 
 def of_points(make: Maker) -> tuple[dict[str, Tensor], dict[str, Any]]:
     batch, dims = make.batch(), make.size(10)
-    return {name: make.tensor(*make.part_of(batch), 1 + make.size(200), dims) for name in ("x", "y")}, {}
+    most = isqrt(MOST_NUMBERS // (6 * prod(batch) * dims))
+    return {
+        name: make.tensor(*make.part_of(batch), 1 + min(make.many(dims), most), dims) for name in ("x", "y")
+    }, {}
 
 
 def of_cauchy(make: Maker) -> tuple[dict[str, Tensor], dict[str, Any]]:

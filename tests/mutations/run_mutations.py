@@ -1,6 +1,6 @@
 """Makes each mistake of mutations.py in a copy of the CUDA sources, and writes down what catches it.
 
-It takes some ten minutes on two cores.
+It takes some fifteen minutes on two cores.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,21 +50,22 @@ def main() -> None:
     options = parser.parse_args()
     chosen = [mutation for mutation in ALL if options.name in mutation.name]
     with tempfile.TemporaryDirectory(prefix="mutations_") as folder:
-        bases = {
+        started = {
             room: _base(Path(folder) / room, options.csrc, room, of_room)
             for room in PROBLEMS
             if (of_room := [mutation for mutation in chosen if mutation.room == room])
         }
         with ThreadPoolExecutor(max_workers=2) as pool:
-            rows = list(pool.map(lambda item: _try(bases[item[1].room], *item), enumerate(chosen)))
+            rows = list(pool.map(lambda item: _try(*started[item[1].room], *item), enumerate(chosen)))
     if not options.name:
         README.write_text(INTRODUCTION.format(mixture=SINGLE) + "".join(rows))
     missed = [row for row in rows if not _caught(row)]
     sys.exit(f"caught by nothing:\n{''.join(missed)}" if missed else 0)
 
 
-def _base(folder: Path, csrc: Path, room: str, chosen: list[Mutation]) -> Build:
-    """The sources as they are, copied once, lest they change meanwhile; every mode has to find them right."""
+def _base(folder: Path, csrc: Path, room: str, chosen: list[Mutation]) -> tuple[Build, dict[str, float]]:
+    """The sources as they are, copied once, lest they change meanwhile; every mode has to find them right. And for how
+    long each may run that is not known to end."""
     shutil.copytree(csrc, folder / "csrc")
     for mutation in chosen:
         shutil.copytree(csrc, folder / "tried")
@@ -72,13 +74,16 @@ def _base(folder: Path, csrc: Path, room: str, chosen: list[Mutation]) -> Build:
     build = Build(folder / "base", folder / "csrc", room)
     modes = {"plain", *(mode for mutation in chosen for mode in mutation.sanitizers)}
     build.link({mode: ["emulated"] for mode in modes})
+    limits = {}
     for mode in modes:
-        if (seen := _see(build, mode)) != NOT_SEEN:
+        start = time.monotonic()
+        if (seen := _see(build, mode, None)) != NOT_SEEN:
             raise RuntimeError(f"without any mutation: {seen}")
-    return build
+        limits[mode] = 60 + 4 * (time.monotonic() - start)
+    return build, limits
 
 
-def _try(base: Build, number: int, mutation: Mutation) -> str:
+def _try(base: Build, limits: dict[str, float], number: int, mutation: Mutation) -> str:
     """The row of one mutation."""
     build = Build(base.folder.with_name(f"mutation_{number}"), base.folder.with_name("csrc"), base.room)
     for path in base.folder.glob("*.o"):
@@ -87,7 +92,7 @@ def _try(base: Build, number: int, mutation: Mutation) -> str:
     files = apply(mutation, build.folder / "csrc")
     modes = ("plain", *mutation.sanitizers)
     build.link({mode: ["emulated"] for mode in modes})
-    cells = {mode: _see(build, mode) for mode in modes}
+    cells = {mode: _see(build, mode, limits[mode]) for mode in modes}
     shutil.rmtree(build.folder)
     columns = [mutation.name, ", ".join(files), *(cells.get(mode, "") for mode in MODES)]
     row = f"| {' | '.join(columns)} |\n"
@@ -95,19 +100,19 @@ def _try(base: Build, number: int, mutation: Mutation) -> str:
     return row
 
 
-def _see(build: Build, mode: str) -> str:
+def _see(build: Build, mode: str, limit: float | None) -> str:
     if mode != "plain":
-        return _run(build, mode, ORDERS[0])
-    seen = {order: _run(build, mode, order) for order in ORDERS}
+        return _run(build, mode, ORDERS[0], limit)
+    seen = {order: _run(build, mode, order, limit) for order in ORDERS}
     if len(set(seen.values())) == 1:
         return seen[ORDERS[0]]
     return "; ".join(f"{order}: {text}" for order, text in seen.items())
 
 
-def _run(build: Build, mode: str, order: str) -> str:
+def _run(build: Build, mode: str, order: str, limit: float | None) -> str:
     try:
         arguments = ("emulated", "once", *map(str, PROBLEMS[build.room]), "1")
-        status, written = check(build.program(mode), *arguments, order=order, timeout=300)
+        status, written = check(build.program(mode), *arguments, order=order, timeout=limit)
     except subprocess.TimeoutExpired:
         return "it hangs"
     return NOT_SEEN if status == 0 else _explain(status, written)
