@@ -21,11 +21,7 @@ def aggregate_arguments(
     log_weights: Tensor | None,
     reduction: str,
 ) -> None:
-    if estimator not in ESTIMATORS:
-        raise ValueError(
-            f"estimator must be one of {list(ESTIMATORS)}, but is {estimator!r}: 'exact' takes the encodings of "
-            "the whole data set, the others those of a minibatch"
-        )
+    estimator_name(estimator)
     reduction_name(reduction)
     _computing_dtype({"z": z, "loc": loc})
     if loc.dim() != 2:
@@ -40,8 +36,16 @@ def aggregate_arguments(
     if estimator == "exact":
         _exact_arguments(z, loc, dataset_size, index)
     else:
-        _minibatch_arguments(z, loc, estimator, dataset_size, index, log_weights)
+        minibatch_arguments(loc, estimator, dataset_size, index, log_weights)
     one_mixture(scale, log_weights)
+
+
+def estimator_name(estimator: str) -> None:
+    if estimator not in ESTIMATORS:
+        raise ValueError(
+            f"estimator must be one of {list(ESTIMATORS)}, but is {estimator!r}: 'exact' takes the encodings of "
+            "the whole data set, the others those of a minibatch"
+        )
 
 
 def reduction_name(reduction: str) -> None:
@@ -79,12 +83,17 @@ def prior_marginals(prior: Distribution, known: bool) -> None:
         )
 
 
-def _exact_arguments(z: Tensor, loc: Tensor, dataset_size: int | None, index: Tensor | None) -> None:
-    if dataset_size not in (None, len(loc)):
+def whole_dataset_size(dataset_size: int | None, count: int) -> None:
+    """Where there are `count` encodings in all."""
+    if dataset_size not in (None, count):
         raise ValueError(
-            f"dataset_size must be the number of encodings {len(loc)} where the estimator is 'exact', but is "
+            f"dataset_size must be the number of encodings {count} where the estimator is 'exact', but is "
             f"{dataset_size}: leave it out, or name the estimator of a minibatch"
         )
+
+
+def _exact_arguments(z: Tensor, loc: Tensor, dataset_size: int | None, index: Tensor | None) -> None:
+    whole_dataset_size(dataset_size, len(loc))
     if index is None:
         return
     rows_of_draws(z, index)
@@ -111,8 +120,7 @@ def known_rows(index: Tensor, count: int) -> None:
         )
 
 
-def _minibatch_arguments(
-    z: Tensor,
+def minibatch_arguments(
     loc: Tensor,
     estimator: str,
     dataset_size: int | None,

@@ -1,4 +1,5 @@
-"""One mixture whose components are shared out among ranks: each computes what its own give, and the parts merge."""
+"""Densities of what is shared out among ranks: of a mixture each computes what its own components give, and the parts
+merge; a minibatch all have in whole."""
 
 import math
 from collections.abc import Callable
@@ -10,13 +11,25 @@ from torch import Tensor
 from . import _aggregate_checks, _checks
 from ._collectives import Group, Rows, agreed, all_reduce, equal_on_all, gathered, own_rows, summed
 from ._mixture import densities, statistics
+from .minibatch import minibatch_log_prob
 from .reference.divergences import own_log_prob
 from .reference.responsibilities import ResponsibilityStatistics
 
 _Inputs: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 
-class SharedMixture:
+class _SharedPoints:
+    """Those of all ranks, and this one's."""
+
+    points: Tensor
+    own_points: Tensor
+
+    def of_own_points(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """A function of the rank's own points, row by row; distributions of torch do not take none."""
+        return function(self.own_points) if len(self.own_points) else function(self.points[:1])[:0]
+
+
+class SharedMixture(_SharedPoints):
     """The points of all ranks, and the components of this one."""
 
     def __init__(
@@ -75,10 +88,6 @@ class SharedMixture:
         merged = _merged_statistics(log_prob, perplexity, collisions, self.group)
         return ResponsibilityStatistics(*self._own(torch.stack(merged, -1)).unbind(-1))
 
-    def of_own_points(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """A function of the rank's own points, row by row; distributions of torch do not take none."""
-        return function(self.own_points) if len(self.own_points) else function(self.points[:1])[:0]
-
     def own_log_prob(self, index: Tensor | None) -> Tensor:
         """Of each own point by the component that it was drawn from, by its place among those of all ranks."""
         if index is None:
@@ -106,6 +115,65 @@ class SharedMixture:
 
     def _own(self, merged: Tensor) -> Tensor:
         return merged if self.rows is None else own_rows(merged, self.rows)
+
+
+class SharedMinibatch(_SharedPoints):
+    """The draws and the encodings of all ranks: there are few, and an estimator's weights depend on both."""
+
+    def __init__(
+        self, z: Tensor, loc: Tensor, scale: Tensor, dataset_size: int, estimator: str, group: Group
+    ):
+        def check() -> tuple[_Inputs, tuple[int, int]]:
+            inputs = _checked(z, loc, scale, None, "z")
+            if len(z) != len(loc):
+                raise ValueError(
+                    f"z must have a row for each of loc's, the draw from it, but they have shapes {list(z.shape)} and "
+                    f"{list(loc.shape)}: in a minibatch z[b] is drawn from encoding b"
+                )
+            return inputs, (len(z), loc.shape[1])
+
+        (self.own_points, self.loc, self.scale, _), (rows, dims) = agreed(check, 2, loc.device, group)
+        equal_on_all("the number of dimensions D", dims)
+        self.rows = Rows.of(rows, group)
+        own = torch.cat([self.own_points, self.loc, self.scale.expand(self.loc.shape)], -1)
+        self.whole = gathered(own, self.rows, in_parts=False)
+        self.points = self.whole[:, : loc.shape[1]]
+        self.dataset_size, self.estimator = dataset_size, estimator
+
+    def densities(self, joint: bool, marginal: bool) -> tuple[Tensor, ...]:
+        """Those asked for, of the rank's own points."""
+        z, loc, scale = self.whole.chunk(3, -1)
+        found = minibatch_log_prob(z, loc, scale, self.dataset_size, self.estimator)
+        own = own_rows(torch.cat([found.joint.unsqueeze(-1), found.marginal], -1), self.rows)
+        return (*([own[:, 0]] if joint else []), *([own[:, 1:]] if marginal else []))
+
+    def own_log_prob(self, index: Tensor | None) -> Tensor:
+        """Of each own point by its own encoding: there is no index of others."""
+        assert index is None
+        return own_log_prob(self.own_points, self.loc, self.scale, None)
+
+
+def shared(
+    z: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    group: Group,
+    also: Callable[[], None] = lambda: None,
+    *,
+    estimator: str,
+    dataset_size: int | None,
+    index: Tensor | None = None,
+    log_weights: Tensor | None,
+) -> SharedMixture | SharedMinibatch:
+    """What an estimator of the aggregate posterior takes of all ranks."""
+    _aggregate_checks.estimator_name(estimator)
+    if estimator == "exact":
+        mixture = SharedMixture(z, loc, scale, log_weights, False, group, "z", also)
+        _aggregate_checks.whole_dataset_size(dataset_size, mixture.components.total)
+        return mixture
+    _aggregate_checks.minibatch_arguments(loc, estimator, dataset_size, index, log_weights)
+    assert dataset_size is not None  # checked above
+    return SharedMinibatch(z, loc, scale, dataset_size, estimator, group)
 
 
 def logsumexp(log_prob: Tensor, group: Group) -> Tensor:

@@ -3,7 +3,8 @@ r"""The divergences over encodings that are shared out among the ranks of a proc
 Names and arguments are those of `pykernels`, and `group`, None for the default one. Rank r holds n_r of the n encodings
 and B_r of the B points, any numbers, 0 included; results and gradients are, up to rounding, those of one process that
 holds all of them, rank after rank. Of a mixture only points, and a few numbers for each, cross between ranks, never an
-encoding: docs/scale.md counts them. Where no process group is initialised these *are* the functions of `pykernels`.
+encoding; of a minibatch, both: docs/scale.md counts them. Where no process group is initialised these *are* the
+functions of `pykernels`.
 
 Gradients. From a result that all ranks have, each computes the same loss, and calls `backward` once. Then
 
@@ -23,6 +24,7 @@ and `torch.func`, use one process. Each call waits for the numbers of rows of th
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,7 +35,7 @@ import pykernels
 
 from . import _aggregate_checks, _checks, _distributed_mmd
 from ._collectives import Group, summed, world_size
-from ._distributed_mixture import SharedMixture
+from ._distributed_mixture import SharedMinibatch, SharedMixture, shared
 from ._distributed_mixture import logsumexp as _logsumexp
 from .divergences import _prior_marginal_log_prob
 from .reference.divergences import KLDecomposition, decomposed
@@ -53,6 +55,7 @@ __all__ = [
     "kl_decomposition",
     "logsumexp",
     "mean",
+    "minibatch_log_prob",
     "mmd",
     "responsibility_statistics",
 ]
@@ -177,6 +180,23 @@ def responsibility_statistics(
     return SharedMixture(value, loc, scale, log_weights, same_points, group).statistics()
 
 
+def minibatch_log_prob(
+    z: Tensor, loc: Tensor, scale: Tensor, dataset_size: int, estimator: str, *, group: Group = None
+) -> JointAndMarginal:
+    """`pykernels.minibatch_log_prob` of the minibatch that the ranks hold together: z and loc [B_r, D].
+
+    Returns:
+        A named tuple (joint [B_r], marginal [B_r, D]) in nats.
+
+    All draws and encodings are sent to all ranks, 3 D numbers for each, and D + 1 backwards; all compute the same, in
+    O(B^2 D) time. With "mss" the next row of a rank's last one is the first of the next rank's.
+    """
+    if world_size(group) == 1:
+        return pykernels.minibatch_log_prob(z, loc, scale, dataset_size, estimator)
+    minibatch = SharedMinibatch(z, loc, scale, dataset_size, estimator, group)
+    return JointAndMarginal(*minibatch.densities(True, True))
+
+
 def inclusive_kl(
     prior: Distribution,
     loc: Tensor,
@@ -221,19 +241,23 @@ def aggregate_entropy(
     loc: Tensor,
     scale: Tensor,
     *,
+    estimator: str = "exact",
+    dataset_size: int | None = None,
     log_weights: Tensor | None = None,
     reduction: str = "mean",
     group: Group = None,
 ) -> Tensor:
-    """H[q(z)] of the mixture of all ranks' encodings, from the draws z [B_r, D] of each: `pykernels.aggregate_entropy`
-    with the estimator "exact". A scalar, the same on all ranks, or with `reduction="none"` [B_r].
+    """H[q(z)] of the mixture of all ranks' encodings, from the draws z [B_r, D] of each, as
+    `pykernels.aggregate_entropy`. A scalar, the same on all ranks, or with `reduction="none"` [B_r].
 
-    The rest is as in `gaussian_mixture_log_prob` here.
+    The rest is as in `gaussian_mixture_log_prob` or, for the estimators of a minibatch, `minibatch_log_prob` here.
     """
+    options: Any = {"estimator": estimator, "dataset_size": dataset_size, "log_weights": log_weights}
     if world_size(group) == 1:
-        return pykernels.aggregate_entropy(z, loc, scale, log_weights=log_weights, reduction=reduction)
+        return pykernels.aggregate_entropy(z, loc, scale, **options, reduction=reduction)
     _aggregate_checks.reduction_name(reduction)
-    entropy = -gaussian_mixture_log_prob(z, loc, scale, log_weights, group=group)
+    draws = shared(z, loc, scale, group, **options)
+    entropy = -draws.densities(True, False)[0]
     return mean(entropy, group=group) if reduction == "mean" else entropy
 
 
@@ -243,21 +267,24 @@ def exclusive_kl(
     scale: Tensor,
     prior: Distribution,
     *,
+    estimator: str = "exact",
+    dataset_size: int | None = None,
     log_weights: Tensor | None = None,
     reduction: str = "mean",
     group: Group = None,
 ) -> Tensor:
-    """KL(q || p) of the mixture of all ranks' encodings, from the draws z [B_r, D] of each: `pykernels.exclusive_kl`
-    with the estimator "exact". A scalar, the same on all ranks, or with `reduction="none"` [B_r].
+    """KL(q || p) of the mixture of all ranks' encodings, from the draws z [B_r, D] of each, as
+    `pykernels.exclusive_kl`. A scalar, the same on all ranks, or with `reduction="none"` [B_r].
 
-    The rest is as in `gaussian_mixture_log_prob` here.
+    The rest is as in `gaussian_mixture_log_prob` or, for the estimators of a minibatch, `minibatch_log_prob` here.
     """
+    options: Any = {"estimator": estimator, "dataset_size": dataset_size, "log_weights": log_weights}
     if world_size(group) == 1:
-        return pykernels.exclusive_kl(z, loc, scale, prior, log_weights=log_weights, reduction=reduction)
+        return pykernels.exclusive_kl(z, loc, scale, prior, **options, reduction=reduction)
     _aggregate_checks.reduction_name(reduction)
     _checks.prior_of_points(prior, loc)
-    mixture = SharedMixture(z, loc, scale, log_weights, False, group, "z")
-    divergence = mixture.densities(True, False)[0] - mixture.of_own_points(prior.log_prob)
+    draws = shared(z, loc, scale, group, **options)
+    divergence = draws.densities(True, False)[0] - draws.of_own_points(prior.log_prob)
     return mean(divergence, group=group) if reduction == "mean" else divergence
 
 
@@ -267,22 +294,24 @@ def kl_decomposition(
     scale: Tensor,
     prior: Distribution,
     *,
+    estimator: str = "exact",
+    dataset_size: int | None = None,
     index: Tensor | None = None,
     log_weights: Tensor | None = None,
     reduction: str = "mean",
     group: Group = None,
 ) -> KLDecomposition:
-    """Mutual information, total correlation, dimension-wise KL and remainder over all ranks' encodings and draws:
-    `pykernels.kl_decomposition` with the estimator "exact".
+    """Mutual information, total correlation, dimension-wise KL and remainder over all ranks' encodings and draws, as
+    `pykernels.kl_decomposition`.
 
     `index`, [B_r], counts the encodings of all ranks, rank after rank: a draw may stem from an encoding elsewhere. None
     is the rank's own b, where B_r = n_r. Each term is a scalar, the same on all ranks, or with `reduction="none"`
     [B_r]. D + 1 numbers stand for one in what `gaussian_mixture_log_prob` sends; with `index`, three more.
     """
+    options: Any = {"estimator": estimator, "dataset_size": dataset_size, "log_weights": log_weights}
+    options["index"] = index
     if world_size(group) == 1:
-        return pykernels.kl_decomposition(
-            z, loc, scale, prior, index=index, log_weights=log_weights, reduction=reduction
-        )
+        return pykernels.kl_decomposition(z, loc, scale, prior, **options, reduction=reduction)
     _aggregate_checks.reduction_name(reduction)
     _checks.prior_of_points(prior, loc)
 
@@ -291,11 +320,11 @@ def kl_decomposition(
         if index is not None:
             _aggregate_checks.rows_of_draws(z, index)
 
-    mixture = SharedMixture(z, loc, scale, log_weights, False, group, "z", know_own_encodings)
-    joint, marginal = mixture.densities(True, True)
-    own = mixture.own_log_prob(index)
-    prior_marginal = mixture.of_own_points(lambda z: _prior_marginal_log_prob(prior, z))
-    prior_log_prob = None if factorises(prior) else mixture.of_own_points(prior.log_prob)
+    draws = shared(z, loc, scale, group, know_own_encodings, **options)
+    joint, marginal = draws.densities(True, True)
+    own = draws.own_log_prob(index)
+    prior_marginal = draws.of_own_points(lambda z: _prior_marginal_log_prob(prior, z))
+    prior_log_prob = None if factorises(prior) else draws.of_own_points(prior.log_prob)
     terms = decomposed(own, joint, marginal, prior_marginal, prior_log_prob, "none")
     if reduction == "mean":
         terms = KLDecomposition(*mean(torch.stack(terms, -1), group=group).unbind())
@@ -334,15 +363,9 @@ def cauchy_mmd(
         tensor(0.2500)
     """
     if world_size(group) == 1:
+        weights: Any = {"x_weights": x_weights, "y_weights": y_weights}
         return pykernels.cauchy_mmd(
-            x,
-            y,
-            scales,
-            x_weights=x_weights,
-            y_weights=y_weights,
-            unbiased=unbiased,
-            method=method,
-            tolerance=tolerance,
+            x, y, scales, **weights, unbiased=unbiased, method=method, tolerance=tolerance
         )
     return _distributed_mmd.cauchy_mmd(x, y, scales, x_weights, y_weights, unbiased, method, tolerance, group)
 

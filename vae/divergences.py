@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-import pykernels
 from vae import ranks
 from vae.model import Encoding
 
@@ -32,11 +31,10 @@ def exclusive_kl(
     The estimators for a minibatch have large biases: see `pykernels.exclusive_kl`.
     """
     loc, scale, z = encoding
-    if estimator == "exact":
-        result: Tensor = ranks.kernels().exclusive_kl(z, loc, scale, prior)
-        return result
-    ranks.parts_are_known(f"the estimator {estimator!r}")
-    return pykernels.exclusive_kl(z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size)
+    result: Tensor = ranks.kernels().exclusive_kl(
+        z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size
+    )
+    return result
 
 
 def decomposed_kl(
@@ -51,13 +49,9 @@ def decomposed_kl(
 ) -> Tensor:
     """The terms of `pykernels.kl_decomposition`, each times its weight."""
     loc, scale, z = encoding
-    if estimator == "exact":
-        terms = ranks.kernels().kl_decomposition(z, loc, scale, prior)
-    else:
-        ranks.parts_are_known(f"the estimator {estimator!r}")
-        terms = pykernels.kl_decomposition(
-            z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size
-        )
+    terms = ranks.kernels().kl_decomposition(
+        z, loc, scale, prior, estimator=estimator, dataset_size=dataset_size
+    )
     weights = mutual_information, total_correlation, dimensionwise_kl
     parts: list[Tensor] = [weight * term for weight, term in zip(weights, terms)]
     return parts[0] + parts[1] + parts[2]

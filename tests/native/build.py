@@ -154,7 +154,9 @@ def run(command: list[str]) -> None:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
 
 
-def check(program: Path, *arguments: str, order: str = "forward", timeout: float | None = 300) -> tuple[int, str]:
+def check(
+    program: Path, *arguments: str, order: str = "forward", timeout: float | None = 300
+) -> tuple[int, str]:
     """Runs the program; returns its exit status and all that it wrote."""
     environment = {**os.environ, "PYKERNELS_EMULATOR_ORDER": order, "ASAN_OPTIONS": "detect_leaks=0"}
     environment.pop("TSAN_OPTIONS", None)  # no check for leaks: it needs ptrace, which containers may forbid

@@ -90,6 +90,12 @@ def same_points(api, a, total):
     return weighed(torch.sum, joint) + weighed(torch.sum, marginal)
 
 
+def minibatch(api, a, scale, estimator):
+    mean = distributed.mean if api is distributed else partial(torch.mean, dim=0)
+    found = api.minibatch_log_prob(a["loc"] + 1, a["loc"], scale, 99, estimator)
+    return sum(weighed(mean, d) for d in found)
+
+
 def undefined(api, a, total):
     """A dimension with an infinite point: no number, and no slope there."""
     x = torch.cat(
@@ -148,6 +154,23 @@ CASES = {
         factor * term
         for factor, term in enumerate(
             api.kl_decomposition(a["loc"] + 1, a["loc"], a["scale"], correlated(a)), 1
+        )
+    ),
+    "minibatch_log_prob": lambda api, a, total: minibatch(api, a, a["scale"], "hfvae"),
+    "minibatch_log_prob, mss": lambda api, a, total: minibatch(api, a, a["scales"][:DIMS], "mss"),
+    "aggregate_entropy of a minibatch": lambda api, a, total: api.aggregate_entropy(
+        a["loc"] + 1, a["loc"], a["scale"], estimator="mws", dataset_size=99
+    ),
+    "exclusive_kl of a minibatch": lambda api, a, total: api.exclusive_kl(
+        a["loc"] + 1, a["loc"], a["scale"], correlated(a), estimator="batch", dataset_size=99
+    ),
+    "kl_decomposition of a minibatch": lambda api, a, total: sum(
+        factor * term
+        for factor, term in enumerate(
+            api.kl_decomposition(
+                a["loc"] + 1, a["loc"], a["scale"], prior(a), estimator="hfvae", dataset_size=99
+            ),
+            1,
         )
     ),
     "cauchy_mmd": lambda api, a, total: api.cauchy_mmd(a["loc"], a["y"], (0.5, 1.0), method="panels"),

@@ -29,13 +29,15 @@ SENT = {
     "exclusive_kl": (POINTS * (DIMS + 2) + MEAN, POINTS * POINT),
     "kl_decomposition": (POINTS * (3 * DIMS + 4) + 5, POINTS * (2 * DIMS + 2)),
     "kl_decomposition of own draws": (COMPONENTS * (3 * DIMS + 2) + 5, COMPONENTS * (2 * DIMS + 1)),
+    "minibatch_log_prob": (COMPONENTS * 3 * DIMS + 2 * MEAN, COMPONENTS * POINT),
+    "exclusive_kl of a minibatch": (COMPONENTS * 3 * DIMS + MEAN, COMPONENTS * POINT),
     "streamed": (5 * 2, 0),
     "cauchy_mmd": (PANELS, 0),
     "cauchy_mmd by scales": (PANELS, 0),
     "cauchy_mmd, weighted": (PANELS + 4, 2),
     "mmd": ((COMPONENTS + OTHERS) * DIMS + 1, (COMPONENTS + OTHERS) * DIMS),
 }
-"""Numbers, forward and backward, beside three or four counts for each rank: the table in docs/scale.md."""
+"""Numbers, forward and backward, beside two to four counts for each rank: the table in docs/scale.md."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,8 @@ def test_values_and_gradients_are_those_of_one_process(found, size, case):
 @pytest.mark.parametrize("case", SENT)
 def test_what_is_sent(found, size, case):
     forward, backward = SENT[case]
-    counts = 0 if case == "streamed" else (4 if "mmd" in case else 3) * size
+    kinds = {"streamed": 0, "minibatch": 2, "mmd": 4}
+    counts = next((count for kind, count in kinds.items() if kind in case), 3) * size
     assert found[size]["found"][case][1:] == [8 * (forward + counts), 8 * backward]
 
 
