@@ -124,7 +124,8 @@ PYKERNELS_DEVICE Standard<T> standard_of(const Components<T>& components, int64_
   return standard(at(components.loc, i, d), at(components.scale, i, d), is_absent(components, i));
 }
 
-template <class T> constexpr bool kAlwaysAccurate = sizeof(T) == 8;
+template <class T>
+constexpr bool kAlwaysAccurate = sizeof(T) == 8;  // the compiler then drops the other loops
 
 template <class T> PYKERNELS_DEVICE bool needs_accurate_form(const Standard<T>& component) {
   if constexpr (kAlwaysAccurate<T>)

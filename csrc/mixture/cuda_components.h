@@ -90,7 +90,7 @@ PYKERNELS_DEVICE bool load_own(const Components<T>& components, int64_t first,
     own.constant[k] = log2_constant(log2, product[0], components.dims);
     own.mass[k] = 0;
   }
-  const bool accurate = __any_sync(kWholeWarp, inaccurate);
+  const bool accurate = __any_sync(kWholeWarp, inaccurate) || kAlwaysAccurate<T>;
   if (!accurate) {
     PYKERNELS_UNROLL
     for (int k = 0; k < many; ++k) {
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 4 && D <= 10 && !band ?
           *gradient = value.grad_joint + element * problem.rows;
 
   ComponentSums<T, D, many> own;
-  const bool accurate = load_own(components, own_component, own) | kAlwaysAccurate<T>;
+  const bool accurate = load_own(components, own_component, own);
   int64_t first = split * tiles_per_split * kTile<T>;
   int64_t end = first + tiles_per_split * kTile<T>;
   if (end > problem.rows) end = problem.rows;

@@ -63,7 +63,7 @@ PYKERNELS_DEVICE bool load_records(const Components<T>& components, int64_t firs
       scale += kShare<T> * components.scale.column_stride;
     }
   }
-  const bool accurate = __syncthreads_or(inaccurate);
+  const bool accurate = __syncthreads_or(inaccurate) || kAlwaysAccurate<T>;
   PYKERNELS_UNROLL
   for (int step = 1; step < kShare<T>; step *= 2)
     join(product, {__shfl_xor_sync(kWholeWarp, product.mantissa, step),
@@ -218,13 +218,13 @@ __global__ void __launch_bounds__(kThreads, (joint_blocks<T, D, slopes>())) forw
 
   // Components at a time: as many as registers hold, which with slopes have to keep every t. In float64 an
   // exponential is so long that two are enough.
-  constexpr int kMany = sizeof(T) == 4 ? (slopes && D > 10 ? 2 : 4) : (slopes && D > 10 ? 1 : 2);
+  constexpr int kMany = (sizeof(T) == 4 ? 4 : 2) / (slopes && D > 10 ? 2 : 1);
   int64_t first = split * tiles_per_split * kTile<T>;
   int64_t end = first + tiles_per_split * kTile<T>;
   if (end > components.count) end = components.count;
   for (; first < end; first += kTile<T>) {
     const int count = static_cast<int>(end - first < kTile<T> ? end - first : kTile<T>);
-    const bool accurate = load_records<T, D>(components, first, count, thread, records) | kAlwaysAccurate<T>;
+    const bool accurate = load_records<T, D>(components, first, count, thread, records);
     constexpr int kRows = kBlockRows<rows, ways>;
     const int ahead = ahead_of(first, blockIdx.x * static_cast<int64_t>(kRows));
     if (meets_band(problem, ahead, kRows, count)) {

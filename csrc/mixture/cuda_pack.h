@@ -19,6 +19,10 @@ template <class T> struct PackedComponents {
   int64_t tiles, used, count;  // used: that hold anything
 };
 
+template <class T> PYKERNELS_DEVICE bool is_accurate(const PackedComponents<T>& components, int64_t tile) {
+  return kAlwaysAccurate<T> || components.accurate[tile] != 0;
+}
+
 template <class T> struct PackedRows {
   T* z;                      // [elements][tiles][dims][kSide]
   T *minus_log2, *gradient;  // [elements][tiles][kSide]; null: in the forward pass

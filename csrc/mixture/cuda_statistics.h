@@ -77,8 +77,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_statistics(
     const int64_t packed = element * components.tiles + tile;
     Square<T, kLane, kLane> square;
     pair_squares(z, components.s + packed * tile_size, components.m + packed * tile_size,
-                 kAlwaysAccurate<T> || components.accurate[packed] != 0, dims, down, across, thread, tiles,
-                 square);
+                 is_accurate(components, packed), dims, down, across, thread, tiles, square);
     T constant[kLane];
     load_aligned(components.constant + packed * kS + across, constant);
     PYKERNELS_UNROLL

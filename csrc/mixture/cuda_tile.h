@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_tiles(
     clear(square);
     if (long_sums) clear(total);
     const int tile = first_tile + component_tiles * group;
-    const bool accurate = kAlwaysAccurate<T> || components.accurate[tile] != 0;
+    const bool accurate = is_accurate(components, tile);
     for (int d = 0; d < dims; d += depth) {
       const bool last_of_group = d + depth >= dims;
       if (!last_of_group || group + 1 < own_groups) {

@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
   for (int64_t tile = begin; tile < end; ++tile) {
     const int64_t packed = element * components.tiles + tile;
     const T *s = components.s + packed * tile_size, *m = components.m + packed * tile_size;
-    const bool accurate = kAlwaysAccurate<T> || components.accurate[packed] != 0;
+    const bool accurate = is_accurate(components, packed);
     Square<T, kLane, kLane> square;
     pair_squares(z, s, m, accurate, dims, down, across, thread, tiles, square);
     const int ahead = ahead_of(tile * kS, first_row);
@@ -235,7 +235,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
   const int64_t tile_size = static_cast<int64_t>(dims) * kS, first_component = own_tile * kS;
   const int64_t packed = element * components.tiles + own_tile;
   const T *s = components.s + packed * tile_size, *m = components.m + packed * tile_size;
-  const bool accurate = kAlwaysAccurate<T> || components.accurate[packed] != 0;
+  const bool accurate = is_accurate(components, packed);
   const int64_t begin = split * tiles_per_split;
   const int64_t end = begin + tiles_per_split < rows.used ? begin + tiles_per_split : rows.used;
   T* out = sums + (element * splits + split) * (2 * dims + 1) * components.count;

@@ -17,12 +17,7 @@ from . import sass
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = "-gencode=arch=compute_80,code=sm_90"  # as CMakeLists.txt has it for all architectures
-SOURCES = (
-    "core/cuda_device.cu",
-    "mixture/mixture_cuda.cu",
-    "mixture/mixture_cuda_backward.cu",
-    "mmd/mmd_cuda.cu",
-)
+SOURCES = sorted((ROOT / "csrc").glob("*/*.cu"))
 
 # kernel, form, units in a round of the loop; per unit multiply-adds, least additions, most instructions
 LOOPS = [
@@ -88,10 +83,10 @@ def compiled(tmp_path_factory):
     if not shutil.which("nvcc"):
         pytest.skip("nvcc is missing: the CUDA kernels cannot be compiled")
     folder, log = tmp_path_factory.mktemp("budgets"), ""
-    targets = [folder / f"{Path(source).stem}.o" for source in SOURCES]
+    targets = [folder / f"{source.stem}.o" for source in SOURCES]
     for source, target in zip(SOURCES, targets):
         command = ["nvcc", "-std=c++17", TARGET, "--fmad=false", "-Xptxas", "-v"]
-        command += ["-I", str(ROOT / "csrc"), "-c", str(ROOT / "csrc" / source), "-o", str(target)]
+        command += ["-I", str(ROOT / "csrc"), "-c", str(source), "-o", str(target)]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         log += done.stdout + done.stderr

@@ -53,8 +53,8 @@ class Maker:
 
     def many(self, others: int) -> int:
         """A size that may be several of a kernel's chunks, or tiles; `others` numbers are made for each."""
-        most = self.random.choice((40, 40, 700, 7000))
-        return self.size(max(1, min(most, MOST_NUMBERS // max(1, others))))
+        size = self.size(self.random.choice((40, 40, 700, 7000)))
+        return max(1, min(size, MOST_NUMBERS // max(1, others)))
 
     def junk(self, lawful: Any, share: float = 0.03) -> Any:
         if not self.maybe(share):

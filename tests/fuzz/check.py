@@ -78,7 +78,9 @@ def _by_reference(one: Case, dtype: torch.dtype) -> tuple[list[Tensor], list[Ten
 
 
 def _largest(tensors: Sequence[Tensor]) -> float:
-    return max((t.detach().abs().max().item() for t in tensors if t.numel()), default=0.0)
+    """Of the finite numbers."""
+    finite = torch.cat([t.detach().double()[t.isfinite()] for t in tensors])
+    return finite.abs().max().item() if finite.numel() else 0.0
 
 
 def _error(ours: Tensor, exact: Tensor, size: Tensor | float) -> float:

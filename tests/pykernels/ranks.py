@@ -270,6 +270,10 @@ def refused(rank, size):
         lambda: distributed.kl_decomposition(
             *(torch.ones(2, 2),) * 3, _standard(2), index=torch.tensor([0, 99])
         ),
+        lambda: distributed.exclusive_kl(*(torch.ones(2, 2),) * 3, _standard(2), dataset_size=99),
+        lambda: distributed.minibatch_log_prob(
+            torch.ones(1, 2), torch.ones(2, 2), torch.tensor(1.0), 99, "mws"
+        ),
         lambda: _second_derivative(lambda loc: distributed.aggregate_entropy(loc, loc, torch.tensor(1.0))),
         lambda: _second_derivative(lambda x: distributed.cauchy_mmd(x, x + 1, method="panels")),
     )

@@ -77,6 +77,8 @@ def test_what_one_rank_refuses_raises_on_all(found, size):
         "x must hold at least 2 point(s), on all ranks together, but holds 0",
         "loc must hold at least one component on some rank",
         f"index must be at least 0 and below {2 * size}",
+        f"dataset_size must be the number of encodings {2 * size} where the estimator is 'exact'",
+        "z must have a row for each of loc's",
         "what is computed from shards or from blocks can be differentiated once",
         "what is computed from shards or from blocks can be differentiated once",
     )
