@@ -206,10 +206,13 @@ template <class T> PYKERNELS_INLINE void lane_maxima(const Vector<T> (&v)[8], T*
 template <class Join>
 PYKERNELS_INLINE void join_lanes(const VectorF (&v)[8], const Join& join, float (&joined)[16]) {
   __m512 half[4], quarter[2];
+  // Unrolled early, or the eight vectors would be kept in memory for it.
+#pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) {
     const __m512 a = (__m512)v[2 * k], b = (__m512)v[2 * k + 1];
     half[k] = join(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
   }
+#pragma GCC unroll 2
   for (int k = 0; k < 2; ++k)
     quarter[k] = join(_mm512_shuffle_f32x4(half[2 * k], half[2 * k + 1], 0x88),
                       _mm512_shuffle_f32x4(half[2 * k], half[2 * k + 1], 0xdd));

@@ -39,8 +39,8 @@ __attribute__((noinline)) void add_later_dims(const Chunk<T>& chunk, int64_t v, 
                        squared);
 }
 
-// To settled sums of the marginals, and of the joint density with kSettled. `sums` is scratch memory,
-// [dims][kGroup][lanes].
+// To settled sums of the marginals, and to those of the joint density, with kSettled settled, too. `sums` is
+// scratch memory, [dims][kGroup][lanes].
 template <class T, bool kBand, bool kSettled>
 void add_both_as(const Chunk<T>& chunk, const T* rows, const T* offsets, T* sums, Running* marginal,
                  Running& joint) {
@@ -58,11 +58,7 @@ void add_both_as(const Chunk<T>& chunk, const T* rows, const T* offsets, T* sums
       for (int k = 0; k < kGroup; ++k) exponent[k] = squared[k];
     }
     joint_exponents<T, kBand>(chunk, offsets, v, exponent);
-    if constexpr (kSettled) {
-      add_settled<T>(exponent, partial);
-    } else {
-      add_exponents<T>(exponent, partial, reference, joint);
-    }
+    add_exponents<T, kSettled>(exponent, partial, reference, joint);
   }
   end_sums<T>(partial, joint);
   for (int64_t d = 0; d < chunk.dims; ++d) {
@@ -82,11 +78,8 @@ void add_both(const Chunk<T>& chunk, const T* rows, const T* offsets, T* sums, R
   }
   if (chunk.moderate_joint && settled(joint)) {
     add_both_as<T, kBand, true>(chunk, rows, offsets, sums, marginal, joint);
-    add_joint_again_if_small<T, kBand>(chunk, rows, offsets, joint);
   } else {
-    unsettle<T>(joint);
     add_both_as<T, kBand, false>(chunk, rows, offsets, sums, marginal, joint);
-    settle(joint);
   }
   for (int64_t d = 0; d < chunk.dims; ++d) add_again_if_small<T, kBand>(chunk, rows, offsets, d, marginal[d]);
 }

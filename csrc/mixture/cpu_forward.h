@@ -42,40 +42,22 @@ void add_joint_as(const Chunk<T>& chunk, const T* rows, const T* offsets, Runnin
     Vector<T> exponent[kGroup];
     squared_distances(chunk, v, rows, exponent);
     joint_exponents<T, kBand>(chunk, offsets, v, exponent);
-    if constexpr (kSettled) {
-      add_settled<T>(exponent, partial);
-    } else {
-      add_exponents<T>(exponent, partial, reference, state);
-    }
+    add_exponents<T, kSettled>(exponent, partial, reference, state);
   }
   end_sums<T>(partial, state);
 }
 
-template <class T, bool kBand>
-void add_joint_moving(const Chunk<T>& chunk, const T* rows, const T* offsets, Running& state) {
-  unsettle<T>(state);
-  add_joint_as<T, kBand, false>(chunk, rows, offsets, state);
-  settle(state);
-}
-
-// To be called after components were added to settled sums.
-template <class T, bool kBand>
-void add_joint_again_if_small(const Chunk<T>& chunk, const T* rows, const T* offsets, Running& state) {
-  if (!too_small(state)) return;
-  state = Running{};  // only the first components of all can leave so little
-  add_joint_moving<T, kBand>(chunk, rows, offsets, state);
-}
-
 // Adds the components of one chunk to the joint sums of one group of rows. With kBand there are offsets, see
-// cpu_band.h.
+// cpu_band.h. Where nothing is known of the rows, one vector by itself may be enough to settle them.
 template <class T, bool kBand>
 void add_joint(const Chunk<T>& chunk, const T* rows, const T* offsets, Running& state) {
-  if (chunk.moderate_joint && settled(state)) {
-    add_joint_as<T, kBand, true>(chunk, rows, offsets, state);
-    add_joint_again_if_small<T, kBand>(chunk, rows, offsets, state);
-  } else {
-    add_joint_moving<T, kBand>(chunk, rows, offsets, state);
-  }
+  if (chunk.moderate_joint && settled(state))
+    return add_joint_as<T, kBand, true>(chunk, rows, offsets, state);
+  if (chunk.vectors == 1 || something_known<T>(state))
+    return add_joint_as<T, kBand, false>(chunk, rows, offsets, state);
+  add_joint_as<T, kBand, false>(part_of(chunk, 0, 1), rows, offsets, state);
+  add_joint<T, kBand>(part_of(chunk, 1, chunk.vectors), rows, kBand ? offsets + kGroup * kLanes<T> : offsets,
+                      state);
 }
 
 }  // namespace

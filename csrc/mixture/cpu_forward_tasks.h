@@ -21,7 +21,7 @@ void forward_task(const ForwardProblem<T>& problem, const MixturePlan& plan, con
   if (moments)
     memset(moments + first_group, 0, static_cast<size_t>(last_group - first_group) * sizeof(Moments));
   if (joint) {
-    const auto start_joint = moments ? start<T> : start_settled<T>;
+    const auto start_joint = moments ? start<Close, T> : start<Seldom, T>;
     start_joint(joint + first_group, last_group - first_group, memory.lower + first_group * kGroup);
   }
   if (marginal)

@@ -43,17 +43,16 @@ void add_to_moving(const Chunk<T>& chunk, const T* rows, const T* offsets, int64
       const Vector<T> e = m - splat(z[k]);
       exponent[k] = fnma(e * e, w, constant_of<T, kBand>(constant, offsets, v, k));
     }
-    add_exponents<T>(exponent, partial, reference, state);
+    add_exponents<T, false>(exponent, partial, reference, state);
   }
   end_sums<T>(partial, state);
-  settle(state);
 }
 
-// As add_joint_again_if_small.
+// To be called after components were added to settled sums.
 template <class T, bool kBand>
 void add_again_if_small(const Chunk<T>& chunk, const T* rows, const T* offsets, int64_t d, Running& state) {
   if (!too_small(state)) return;
-  state = Running{};
+  state = Running{};  // only the first components of all can leave so little
   add_to_moving<T, kBand>(chunk, rows, offsets, d, state);
 }
 

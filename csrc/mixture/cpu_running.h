@@ -8,12 +8,25 @@ namespace pykernels {
 namespace {
 
 // sum_i 2^x_i is kept as total * 2^reference. Where nothing is known the reference starts at the lowest
-// finite number, so that -inf minus it is still -inf. When an exponent exceeds it by kHeadroom it moves, to
-// kHeadroom above the largest exponent of that vector: so it moves seldom, and the exponents that count stay
-// near it, which matters because they are rounded to that distance.
-constexpr int kHeadroom = 8;
+// finite number, so that -inf minus it is still -inf. When an exponent exceeds it by more than some headroom
+// it moves to where that vector's largest exponent says.
+//
+// Sums of exponentials want that seldom, and no digit of an exponent lost. A reference of 0 does both where
+// densities are neither huge nor, summed over all components, tiny; and an integer that leaves the exponents
+// that count no larger than they were is subtracted exactly.
+struct Seldom {
+  static constexpr int kHeadroom = 16;
+  template <class T> static T reference_for(T largest) {
+    if (largest >= T(-64) && largest <= T(kHeadroom)) return 0;
+    return ::ceil(largest) + (largest < 0 ? T(48) : T(kHeadroom));
+  }
+};
 
-template <class T> T reference_for(T largest) { return largest + T(kHeadroom); }
+// Products of exponentials with their exponents want it close: they are rounded to that distance.
+struct Close {
+  static constexpr int kHeadroom = 8;
+  template <class T> static T reference_for(T largest) { return largest + T(kHeadroom); }
+};
 
 // 2^x for x <= 0. Not 0: an infinite total, multiplied by it, stays infinite.
 PYKERNELS_INLINE double shrinkage(double x) { return x == 0 ? 1 : ::exp2(at_least_real(x, -1000)); }
@@ -23,14 +36,10 @@ struct Running {
   double reference[kGroup], total[kGroup];
 };
 
-// Most sums need no reference: densities are neither huge nor, summed over all components, tiny. A sum whose
-// reference is 0 is called settled, and so it begins. To it exponents are added as they are, without a
-// comparison: Chunk says whether some could be too large for that. Where the first ones leave some row's sum
-// too small, it begins anew, with a reference that moves, and settles when that has come near 0 and no row is
-// too small any more.
+// A sum is called settled if all its references are 0. Where, besides, Chunk says that no exponent is too
+// large, they are added without a comparison. Marginals begin settled; where their first components leave
+// some row's sum too small, it begins anew, with nothing known.
 constexpr double kLeastSettled = 0x1p-80;  // what is below the normal range does not count beside it
-constexpr double kLeastSettledLog2 = -80;
-constexpr double kMostMoved = 64;  // as far from 0 as a reference may be to become 0
 
 PYKERNELS_INLINE VectorD part_of_rows(const double (&rows)[kGroup], int k) {
   VectorD part;
@@ -45,6 +54,10 @@ PYKERNELS_INLINE bool settled(const Running& state) {
     other |= not_le(reference, VectorD{}) | not_le(VectorD{}, reference);
   }
   return other == 0;
+}
+
+template <class T> PYKERNELS_INLINE bool something_known(const Running& state) {
+  return state.reference[0] > static_cast<double>(Float<T>::lowest);
 }
 
 // Whether some row's sum is too small for a reference of 0. One that is no number is not.
@@ -65,24 +78,10 @@ template <class T> void unsettle(Running& state) {
       state.reference[k] = static_cast<double>(Float<T>::lowest);
 }
 
-PYKERNELS_INLINE bool near_zero(double reference) {
-  return reference >= -kMostMoved && reference <= kMostMoved;
-}
-
-// Only if no row would be too small: a settled sum that is too small has seen nothing but the first
-// components, or it could not begin anew.
-PYKERNELS_INLINE void settle(Running& state) {
-  for (int k = 0; k < kGroup; ++k)
-    if (!near_zero(state.reference[k])) return;
-  Running settled{};
-  for (int k = 0; k < kGroup; ++k) settled.total[k] = state.total[k] * ::exp2(state.reference[k]);
-  if (!too_small(settled)) state = settled;
-}
-
 // Called when some exponents of some rows are over the headroom, NaN or +inf. Moves the references of those
 // rows up and rescales what was summed for them. NaN and +inf go straight into the total, and leave -inf
 // behind.
-template <class T>
+template <class T, class Moves>
 __attribute__((noinline)) void move_references(Vector<T> (&exponent)[kGroup], Vector<T> (&partial)[kGroup],
                                                T (&reference)[kGroup], Running& state) {
   const Vector<T> finite = splat(-Float<T>::lowest);
@@ -95,8 +94,8 @@ __attribute__((noinline)) void move_references(Vector<T> (&exponent)[kGroup], Ve
   T largest[kGroup];
   lane_maxima(exponent, largest);
   for (int k = 0; k < kGroup; ++k) {
-    if (largest[k] - reference[k] <= T(kHeadroom)) continue;
-    const T moved = reference_for(largest[k]);
+    if (largest[k] - reference[k] <= T(Moves::kHeadroom)) continue;
+    const T moved = Moves::reference_for(largest[k]);
     if (reference[k] == Float<T>::lowest) {
       partial[k] = Vector<T>{};
     } else {
@@ -110,51 +109,36 @@ __attribute__((noinline)) void move_references(Vector<T> (&exponent)[kGroup], Ve
 }
 
 // `lower`, [count][kGroup], holds exponents that will occur, or -inf; null: nothing is known.
-template <class T> void start(Running* state, int64_t count, const T* lower) {
+template <class Moves, class T> void start(Running* state, int64_t count, const T* lower) {
   for (int64_t j = 0; j < count; ++j)
     for (int k = 0; k < kGroup; ++k) {
       const bool known = lower && lower[j * kGroup + k] > Float<T>::lowest;
       state[j].reference[k] =
-          static_cast<double>(known ? reference_for(lower[j * kGroup + k]) : Float<T>::lowest);
+          static_cast<double>(known ? Moves::reference_for(lower[j * kGroup + k]) : Float<T>::lowest);
       state[j].total[k] = 0;
     }
 }
 
-// The same for sums that may settle.
-template <class T> void start_settled(Running* state, int64_t count, const T* lower) {
-  for (int64_t j = 0; j < count; ++j) {
-    bool near = true;
-    for (int k = 0; k < kGroup; ++k) {
-      const double known = static_cast<double>(lower[j * kGroup + k]);
-      near &= !(known > kMostMoved || (known < kLeastSettledLog2 && known > -Float<double>::infinity));
-    }
-    if (near) {
-      state[j] = Running{};
-    } else {
-      start(state + j, 1, lower + j * kGroup);
-    }
-  }
-}
-
-// Adds a vector of exponents for each row.
-template <class T>
+// Adds a vector of exponents for each row; to settled sums as they are.
+template <class T, bool kSettled>
 PYKERNELS_INLINE void add_exponents(const Vector<T> (&exponent)[kGroup], Vector<T> (&partial)[kGroup],
                                     T (&reference)[kGroup], Running& state) {
   Vector<T> x[kGroup];
-  AllLe<T> below;
 #pragma GCC unroll 8
-  for (int k = 0; k < kGroup; ++k) {
-    x[k] = exponent[k] - splat(reference[k]);
-    below.look(x[k], splat(T(kHeadroom)));
-  }
-  if (__builtin_expect(below.failed(), 0)) {
+  for (int k = 0; k < kGroup; ++k) x[k] = kSettled ? exponent[k] : exponent[k] - splat(reference[k]);
+  Vector<T> largest = x[0];  // may miss a NaN, which then goes into the sum as it is
+#pragma GCC unroll 8
+  for (int k = 1; k < kGroup; ++k) largest = x[k] > largest ? x[k] : largest;
+  if (!kSettled && __builtin_expect(not_le(largest, splat(T(Seldom::kHeadroom))) != 0, 0)) {
     // Copies, so that the sums themselves can stay in registers.
     Vector<T> moved[kGroup], summed[kGroup];
+#pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
       moved[k] = exponent[k];
       summed[k] = partial[k];
     }
-    move_references<T>(moved, summed, reference, state);
+    move_references<T, Seldom>(moved, summed, reference, state);
+#pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
       x[k] = moved[k] - splat(reference[k]);
       partial[k] = summed[k];
@@ -162,12 +146,6 @@ PYKERNELS_INLINE void add_exponents(const Vector<T> (&exponent)[kGroup], Vector<
   }
 #pragma GCC unroll 8
   for (int k = 0; k < kGroup; ++k) partial[k] = add_exp2(x[k], partial[k]);
-}
-
-template <class T>
-PYKERNELS_INLINE void add_settled(const Vector<T> (&exponent)[kGroup], Vector<T> (&partial)[kGroup]) {
-#pragma GCC unroll 8
-  for (int k = 0; k < kGroup; ++k) partial[k] = add_exp2(exponent[k], partial[k]);
 }
 
 template <class T>

@@ -224,7 +224,7 @@ void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const Mixtu
   const int64_t last_group = at_most(groups, first_group + plan.rows_per_block / kGroup);
   const T gap = negligible_gap<T>(problem.components.count);
   Running* const state = memory.joint + split * groups;
-  start<T>(state + first_group, last_group - first_group, memory.lower + first_group * kGroup);
+  start<Seldom>(state + first_group, last_group - first_group, memory.lower + first_group * kGroup);
 
   T* const picked = scratch.picked;  // rows that the leaf reaches, from any group, side by side
   int64_t source[kGroup];
@@ -244,7 +244,7 @@ void skipping_task(const ForwardProblem<T>& problem, int64_t leaves, const Mixtu
         together.reference[k] = together.reference[0];
         for (int64_t d = 0; d < dims; ++d) picked[d * kGroup + k] = picked[d * kGroup];
       }
-      add_joint_as<T, false, false>(chunk, picked, nullptr, together);
+      add_joint<T, false>(chunk, picked, nullptr, together);
       for (int k = 0; k < held; ++k) {
         state[source[k] / kGroup].reference[source[k] % kGroup] = together.reference[k];
         state[source[k] / kGroup].total[source[k] % kGroup] = together.total[k];

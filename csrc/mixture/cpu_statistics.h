@@ -36,7 +36,7 @@ __attribute__((noinline)) void move_all(Vector<T> (&exponent)[kGroup], Vector<T>
     before[k] = reference[k];
     held[k] = total[k];
   }
-  move_references<T>(exponent, total, reference, state);
+  move_references<T, Close>(exponent, total, reference, state);
   for (int k = 0; k < kGroup; ++k) {
     if (reference[k] == before[k]) continue;
     if (before[k] == Float<T>::lowest) {  // nothing finite was there
@@ -69,7 +69,7 @@ void add_statistics(const Chunk<T>& chunk, const T* rows, Running& state, Moment
 #pragma GCC unroll 8
     for (int k = 0; k < kGroup; ++k) {
       x[k] = constant - x[k];
-      below.look(x[k] - splat(reference[k]), splat(T(kHeadroom)));
+      below.look(x[k] - splat(reference[k]), splat(T(Close::kHeadroom)));
     }
     if (__builtin_expect(below.failed(), 0))
       move_all<T>(x, total, square, product, reference, state, moments);
