@@ -1,6 +1,6 @@
 """Makes each mistake of mutations.py in a copy of the CUDA sources, and writes down what catches it.
 
-It takes some fifteen minutes on two cores.
+It takes some twenty minutes on two cores.
 """
 
 import argparse

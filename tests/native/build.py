@@ -158,8 +158,9 @@ def check(
     program: Path, *arguments: str, order: str = "forward", timeout: float | None = 300
 ) -> tuple[int, str]:
     """Runs the program; returns its exit status and all that it wrote."""
-    environment = {**os.environ, "PYKERNELS_EMULATOR_ORDER": order, "ASAN_OPTIONS": "detect_leaks=0"}
-    environment.pop("TSAN_OPTIONS", None)  # no check for leaks: it needs ptrace, which containers may forbid
+    # The first race is enough. No check for leaks: it needs ptrace, which containers may forbid.
+    sanitizers = {"TSAN_OPTIONS": "halt_on_error=1", "ASAN_OPTIONS": "detect_leaks=0"}
+    environment = {**os.environ, **sanitizers, "PYKERNELS_EMULATOR_ORDER": order}
     command = [str(program), *arguments]
 
     def call(command: list[str]) -> subprocess.CompletedProcess:

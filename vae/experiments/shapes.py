@@ -150,7 +150,8 @@ def experiment(config: Shapes, folder: RunFolder, fabric: Fabric) -> dict[str, f
         **metrics.evaluate(model, batches(some), config.iwae_samples),
     }
     if ranks.is_first():
-        draw(model.cpu(), some.cpu(), Encoding(*(item.cpu() for item in encoding)), folder)
+        shown = packed[large_of_each_shape(factors, 10).to(packed.device)]
+        draw(model.cpu(), shown.cpu(), Encoding(*(item.cpu() for item in encoding)), folder)
     return summary
 
 
@@ -212,11 +213,20 @@ def scores(loc: Tensor, factors: Factors, prior: Independent[Any]) -> dict[str, 
     }
 
 
+def large_of_each_shape(factors: Factors, count: int) -> Tensor:
+    """Rows of images in the largest scale, of one shape after the other, turned and placed at random."""
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.stack([torch.randint(size, (count,), generator=generator) for size in factors.sizes], -1)
+    levels[:, 0] = torch.arange(count) % factors.sizes[0]
+    levels[:, 1] = factors.sizes[1] - 1
+    return factors.index(levels)
+
+
 def draw(model: VAE, packed: Tensor, encoding: Encoding, folder: RunFolder) -> None:
     """Reconstructions, traversals from one image through the prior's quantiles, samples; with the Student-t prior
     also Figure 6b, its densities."""
     figures.training_curves(folder.rows(), folder.figures / "training.png")
-    images = unpack(packed[:10])
+    images = unpack(packed)
     active = encoding.loc.var(0).argsort(descending=True)
     prior = model.prior()
     steps = torch.linspace(-2, 2, 9)
