@@ -89,9 +89,9 @@ class Shapes:
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper_code": {"lr": 5e-4, "batch_size": 64, "epochs": 20, "df": 9.0},
         "quick": {
-            "subset": (1, 1, 2, 4, 4),
+            "subset": (1, 2, 10, 4, 4),
             "batch_size": 64,
-            "epochs": 3,
+            "epochs": 32,
             "lr": 1e-3,
             "eval_images": 1_000,
             "iwae_samples": 5,
