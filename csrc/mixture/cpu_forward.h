@@ -47,17 +47,23 @@ void add_joint_as(const Chunk<T>& chunk, const T* rows, const T* offsets, Runnin
   end_sums<T>(partial, state);
 }
 
+template <class T, bool kBand>
+void add_vectors(const Chunk<T>& chunk, const T* rows, const T* offsets, Running& state) {
+  if (chunk.moderate_joint && settled(state)) {
+    add_joint_as<T, kBand, true>(chunk, rows, offsets, state);
+  } else {
+    add_joint_as<T, kBand, false>(chunk, rows, offsets, state);
+  }
+}
+
 // Adds the components of one chunk to the joint sums of one group of rows. With kBand there are offsets, see
 // cpu_band.h. Where nothing is known of the rows, one vector by itself may be enough to settle them.
 template <class T, bool kBand>
 void add_joint(const Chunk<T>& chunk, const T* rows, const T* offsets, Running& state) {
-  if (chunk.moderate_joint && settled(state))
-    return add_joint_as<T, kBand, true>(chunk, rows, offsets, state);
-  if (chunk.vectors == 1 || something_known<T>(state))
-    return add_joint_as<T, kBand, false>(chunk, rows, offsets, state);
-  add_joint_as<T, kBand, false>(part_of(chunk, 0, 1), rows, offsets, state);
-  add_joint<T, kBand>(part_of(chunk, 1, chunk.vectors), rows, kBand ? offsets + kGroup * kLanes<T> : offsets,
-                      state);
+  const int64_t ahead = chunk.vectors > 1 && nothing_known<T>(state);
+  if (ahead) add_vectors<T, kBand>(part_of(chunk, 0, ahead), rows, offsets, state);
+  if (kBand) offsets += ahead * kGroup * kLanes<T>;
+  add_vectors<T, kBand>(part_of(chunk, ahead, chunk.vectors), rows, offsets, state);
 }
 
 }  // namespace

@@ -56,8 +56,9 @@ PYKERNELS_INLINE bool settled(const Running& state) {
   return other == 0;
 }
 
-template <class T> PYKERNELS_INLINE bool something_known(const Running& state) {
-  return state.reference[0] > static_cast<double>(Float<T>::lowest);
+// Whether a group is new, or its first row still is.
+template <class T> PYKERNELS_INLINE bool nothing_known(const Running& state) {
+  return state.reference[0] == static_cast<double>(Float<T>::lowest);
 }
 
 // Whether some row's sum is too small for a reference of 0. One that is no number is not.
