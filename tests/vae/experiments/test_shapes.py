@@ -174,3 +174,14 @@ def test_figure_2_of_nothing(tmp_path, capsys):
 def test_bad_values_are_named(tmp_path, capsys, flags, message):
     assert command(tmp_path / "run", *flags) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_images_that_figures_show_are_large_and_of_every_shape():
+    packed, factors = load(steps=(1, 5, 13, 16, 16))
+    rows = shapes.large_of_each_shape(factors, 7)
+    levels = factors.levels(rows)
+    assert levels[:, 0].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert (levels[:, 1] == 1).all()  # of two scales
+    assert len(set(map(tuple, levels[:, 2:].tolist()))) > 1
+    area = unpack(packed).mean((1, 2, 3)).reshape(factors.sizes)
+    assert unpack(packed[rows]).mean((1, 2, 3)).min() > area[:, 0].max()
