@@ -91,7 +91,7 @@ class Shapes:
         "quick": {
             "subset": (1, 2, 10, 4, 4),
             "batch_size": 64,
-            "epochs": 32,
+            "epochs": 40,
             "lr": 1e-3,
             "eval_images": 1_000,
             "iwae_samples": 5,
