@@ -12,8 +12,8 @@ namespace {
 // it moves to where that vector's largest exponent says.
 //
 // Sums of exponentials want that seldom, and no digit of an exponent lost. A reference of 0 does both where
-// densities are neither huge nor, summed over all components, tiny; and an integer that leaves the exponents
-// that count no larger than they were is subtracted exactly.
+// densities are neither huge nor, summed over all components, tiny. Elsewhere it is an integer: subtracting
+// that is exact where the difference is no larger than the exponent, which holds for those that count.
 struct Seldom {
   static constexpr int kHeadroom = 16;
   template <class T> static T reference_for(T largest) {
@@ -97,9 +97,7 @@ __attribute__((noinline)) void move_references(Vector<T> (&exponent)[kGroup], Ve
   for (int k = 0; k < kGroup; ++k) {
     if (largest[k] - reference[k] <= T(Moves::kHeadroom)) continue;
     const T moved = Moves::reference_for(largest[k]);
-    if (reference[k] == Float<T>::lowest) {
-      partial[k] = Vector<T>{};
-    } else {
+    if (reference[k] > Float<T>::lowest) {  // else nothing was summed yet, unless NaN
       const double shrink = shrinkage(static_cast<double>(reference[k]) - static_cast<double>(moved));
       partial[k] *= static_cast<T>(shrink);
       state.total[k] *= shrink;
@@ -109,11 +107,11 @@ __attribute__((noinline)) void move_references(Vector<T> (&exponent)[kGroup], Ve
   }
 }
 
-// `lower`, [count][kGroup], holds exponents that will occur, or -inf; null: nothing is known.
+// `lower`, [count][kGroup], holds exponents that will occur, or -inf where nothing is known.
 template <class Moves, class T> void start(Running* state, int64_t count, const T* lower) {
   for (int64_t j = 0; j < count; ++j)
     for (int k = 0; k < kGroup; ++k) {
-      const bool known = lower && lower[j * kGroup + k] > Float<T>::lowest;
+      const bool known = lower[j * kGroup + k] > Float<T>::lowest;
       state[j].reference[k] =
           static_cast<double>(known ? Moves::reference_for(lower[j * kGroup + k]) : Float<T>::lowest);
       state[j].total[k] = 0;
@@ -127,7 +125,7 @@ PYKERNELS_INLINE void add_exponents(const Vector<T> (&exponent)[kGroup], Vector<
   Vector<T> x[kGroup];
 #pragma GCC unroll 8
   for (int k = 0; k < kGroup; ++k) x[k] = kSettled ? exponent[k] : exponent[k] - splat(reference[k]);
-  Vector<T> largest = x[0];  // may miss a NaN, which then goes into the sum as it is
+  Vector<T> largest = x[0];  // may miss a NaN, which then goes into the sum as it is; unused where settled
 #pragma GCC unroll 8
   for (int k = 1; k < kGroup; ++k) largest = x[k] > largest ? x[k] : largest;
   if (!kSettled && __builtin_expect(not_le(largest, splat(T(Seldom::kHeadroom))) != 0, 0)) {

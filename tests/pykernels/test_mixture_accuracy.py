@@ -190,6 +190,15 @@ def test_sums_that_turn_out_large_or_small_late(variant, dtype, form, change):
     check(inputs, form)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_sums_that_grow_with_every_component(variant, dtype, form):
+    """From exponents of some thousand bits under 0, in too few components for a sample of them to tell."""
+    inputs = mixture_inputs(20, 300, 3, dtype=dtype)
+    with torch.no_grad():
+        inputs.loc[:, 1] += torch.linspace(40, 0, 300)
+    check(inputs, form)
+
+
 @pytest.mark.parametrize("name", [n for n in reference.__all__ if n.startswith("gaussian")])
 def test_the_reference_differentiates_itself(name):
     """Its public functions go through torch's autograd, and agree with its gradients in closed form."""

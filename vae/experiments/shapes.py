@@ -217,8 +217,9 @@ def large_of_each_shape(factors: Factors, count: int) -> Tensor:
     """Rows of images in the largest scale, of one shape after the other, turned and placed at random."""
     generator = torch.Generator().manual_seed(0)
     levels = torch.stack([torch.randint(size, (count,), generator=generator) for size in factors.sizes], -1)
-    levels[:, 0] = torch.arange(count) % factors.sizes[0]
-    levels[:, 1] = factors.sizes[1] - 1
+    shape, scale = map(factors.names.index, ("shape", "scale"))
+    levels[:, shape] = torch.arange(count) % factors.sizes[shape]
+    levels[:, scale] = factors.sizes[scale] - 1
     return factors.index(levels)
 
 
