@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kTogether = 2;  // vectors of columns, to hide the latency of one by the others
 constexpr int64_t kChunkVectors = 64;
+constexpr int64_t kSomeRows = 16;  // summed by themselves: short sums of like numbers lose less to rounding
 
 // One sample in one dimension, padded to whole vectors with masses of 0.
 template <class T> struct Column {
@@ -43,32 +44,39 @@ PYKERNELS_INLINE double sum_tile(const Kernel& kernel, const Column<T>& rows, in
     if constexpr (kWeighted) mass[v] = load(columns.masses + at + v * kLanes<T>);
     field[v] = Vector<T>{};
   }
-  for (int64_t row = first; row < last; ++row) {
-    const Vector<T> x = splat(rows.points[row]);
-    Vector<T> of_row{}, kappas{};
+  for (int64_t row = first; row < last;) {
+    Vector<T> some[kVectors] = {};
+    for (const int64_t end = at_most(row + kSomeRows, last); row < end; ++row) {
+      const Vector<T> x = splat(rows.points[row]);
+      Vector<T> of_row{}, kappas{};
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) {
-      Vector<T> kappa, slope;
-      kernel(x - point[v], kappa, slope);
-      if constexpr (kWeighted) {
-        kappas = fma(kappa, mass[v], kappas);
-        if constexpr (kSlopes) {
-          field[v] = fma(slope, splat(rows.masses[row]), field[v]);
-          of_row = fma(slope, mass[v], of_row);
-        }
-      } else {
-        kappas += kappa;
-        if constexpr (kSlopes) {
-          field[v] += slope;
-          of_row += slope;
+      for (int v = 0; v < kVectors; ++v) {
+        Vector<T> kappa, slope;
+        kernel(x - point[v], kappa, slope);
+        if constexpr (kWeighted) {
+          kappas = fma(kappa, mass[v], kappas);
+          if constexpr (kSlopes) {
+            some[v] = fma(slope, splat(rows.masses[row]), some[v]);
+            of_row = fma(slope, mass[v], of_row);
+          }
+        } else {
+          kappas += kappa;
+          if constexpr (kSlopes) {
+            some[v] += slope;
+            of_row += slope;
+          }
         }
       }
+      if constexpr (kWeighted) kappas *= splat(rows.masses[row]);
+      const Vector<T> previous = total, added = kappas - lost;
+      total = previous + added;
+      lost = (total - previous) - added;
+      if constexpr (kSlopes) sums[row - first] += of_row;
     }
-    if constexpr (kWeighted) kappas *= splat(rows.masses[row]);
-    const Vector<T> previous = total, added = kappas - lost;
-    total = previous + added;
-    lost = (total - previous) - added;
-    if constexpr (kSlopes) sums[row - first] += of_row;
+    if constexpr (kSlopes) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) field[v] += some[v];
+    }
   }
   if constexpr (kSlopes) {
 #pragma GCC unroll 4

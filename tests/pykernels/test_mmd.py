@@ -116,6 +116,20 @@ def test_points_that_reach_far(variant, dtype, kind, method):
     check(x, y, method=method)
 
 
+@pytest.mark.parametrize("method", ["direct", "panels"])
+def test_sums_of_many_equal_numbers(variant, dtype, method):
+    """Where rounding errors add up instead of averaging out; counts of the few numbers there are know the slopes."""
+    count = 2000
+    x, y = (t.round() for t in torch.randn(2, count, 1, dtype=torch.float64))
+    leaf = x.to(dtype).requires_grad_()
+    (slope,) = torch.autograd.grad(cauchy_mmd(leaf, y.to(dtype), method=method), leaf)
+    numbers = torch.arange(-6.0, 7.0, dtype=torch.float64)
+    shares = (x == numbers).double().sum(0) / (count - 1) - (y == numbers).double().mean(0)
+    t = x - numbers
+    expected = 2 / count * sum(-2 * s * t / (s + t * t) ** 2 for s in DEFAULT_SCALES) @ shares
+    assert (slope[:, 0] - expected).abs().max() <= SLOPE_ERROR[dtype] * expected.abs().max()
+
+
 @pytest.mark.parametrize("method", ["auto", "direct", "panels"])
 @pytest.mark.parametrize("outlier", [1e6, 1e19, 1e30, 3e38])
 def test_one_outlier(variant, dtype, outlier, method):
