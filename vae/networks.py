@@ -1,5 +1,6 @@
 """Encoders and decoders: Table 1 of the paper."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -119,6 +120,25 @@ class ShapesDecoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         result: Tensor = self.body(z).to(z.dtype)
         return result
+
+
+def draw_he_weights(network: nn.Module) -> None:
+    """New weights with which signals keep their size from one ReLU to the next (He et al. 2015), and biases 0.
+
+    An output is a sum of `terms` inputs; of a transposed convolution it sees one place of the kernel in stride².
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            terms = module.in_features
+        elif isinstance(module, nn.Conv2d):
+            terms = module.in_channels * math.prod(module.kernel_size)
+        elif isinstance(module, nn.ConvTranspose2d):
+            terms = module.in_channels * math.prod(module.kernel_size) // math.prod(module.stride)
+        else:
+            continue
+        nn.init.normal_(module.weight, std=math.sqrt(2 / terms))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 _STRIDED: dict[str, Any] = {"kernel_size": 4, "stride": 2, "padding": 1}

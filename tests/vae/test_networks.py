@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from vae.networks import DCGANDecoder, DCGANEncoder, GaussianMLP, ShapesDecoder, ShapesEncoder
+from vae.networks import (
+    DCGANDecoder,
+    DCGANEncoder,
+    GaussianMLP,
+    ShapesDecoder,
+    ShapesEncoder,
+    draw_he_weights,
+)
 
 
 def count(network):
@@ -48,6 +55,19 @@ def test_the_published_networks_lack_the_first_norm_and_draw_their_weights():
                 deviation = 0.02 * (2 * module.weight.numel()) ** -0.5
                 assert module.weight.std().item() == pytest.approx(0.02, abs=5 * deviation)
     assert encoder.heads.bias.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: ShapesEncoder(10, min_scale=0.0).body, lambda: ShapesDecoder(10).body]
+)
+def test_signals_keep_their_size_through_layers_with_he_weights(make):
+    encodes = isinstance((body := make())[0], nn.Conv2d)
+    signal = torch.randn(64, 1, 64, 64) if encodes else torch.randn(64, 10)
+    size_of_torch_weights = body(signal).std()
+    draw_he_weights(body)
+    # Each layer passes on twice the mean square that a ReLU, which halves it, will leave of it.
+    assert 0.5 < body(signal).std() / 2**0.5 < 2
+    assert size_of_torch_weights < 0.2
 
 
 def test_images_to_an_encoding_and_back():

@@ -112,6 +112,12 @@ def test_the_prior_that_is_asked_for():
     assert prior_of(prior="student-t", df=9.0)().base_dist.df.tolist() == [9.0] * 4
 
 
+def test_with_he_weights_pixels_begin_at_their_mean():
+    packed, _ = load("", (1, 5, 13, 16, 16))
+    decoder = shapes.build(Shapes(weights="he", prior="normal"), packed).decoder
+    assert decoder.body[-1].bias.sigmoid().item() == pytest.approx(unpack(packed).mean().item())
+
+
 def test_the_paper_s_settings_by_prior():
     options = RunOptions("unused")
     assert Shapes(run=options, prior="normal").schedule == (64, 20)
