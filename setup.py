@@ -1,9 +1,10 @@
-"""Builds pykernels._C with CMake and Ninja. Without a C++ compiler the package installs, and runs on its reference."""
+"""Builds pykernels._C with CMake and Ninja. What cannot compile it installs the package all the same, without it."""
 
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -12,10 +13,18 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 
 
+def what_is_missing() -> str | None:
+    if not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
+        return "a C++ compiler"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "Python's headers, which Debian and Ubuntu have in python3-dev, Fedora in python3-devel"
+    return None
+
+
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
-        if not (os.environ.get("CXX") or any(map(shutil.which, ("c++", "g++", "clang++")))):
-            self.warn("no C++ compiler found: pykernels will run on its slower pure-Python reference")
+        if missing := what_is_missing():
+            self.warn(f"pykernels will run on its slower pure-Python reference, for want of {missing}")
             return
         import pybind11
 

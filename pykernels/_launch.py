@@ -28,8 +28,9 @@ except ImportError as error:
     _C = None
     warnings.warn(
         f"pykernels runs on its pure-Python reference, which is much slower: the compiled kernels did not "
-        f"load ({error}). Install them with `pip install .` and a C++ compiler. If that was done, Python may "
-        f"have found a source tree before the installed package: leave the directory that holds pykernels/.",
+        f"load ({error}). Install them with `pip install .`, for which it takes a C++ compiler and Python's headers "
+        f"(Debian's python3-dev). If that was done, Python may have found a source tree before the installed package: "
+        f"leave the directory that holds pykernels/.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -33,9 +33,9 @@ def source_distribution(tmp_path_factory):
     return tree / "dist" / build("sdist", tree), tracked
 
 
-def build(kind: str, tree: Path, **environment: str) -> str:
+def build(kind: str, tree: Path, before: str = "pass", **environment: str) -> str:
     """The name of the distribution that the project's own backend puts into `dist`."""
-    script = f"import sys; from setuptools.build_meta import *; print(build_{kind}(sys.argv[1]))"
+    script = f"import sys; {before}; from setuptools.build_meta import *; print(build_{kind}(sys.argv[1]))"
     command = [sys.executable, "-c", script, str(tree / "dist")]
     (tree / "dist").mkdir(exist_ok=True)
     done = subprocess.run(
@@ -52,12 +52,19 @@ def test_the_source_distribution_holds_all_that_is_tracked(source_distribution):
     assert names - made == {name for name in tracked if not NOT_SHIPPED.match(name)}
 
 
-def test_a_wheel_made_without_a_compiler_runs_on_the_reference(source_distribution, tmp_path):
+NOWHERE = "import sysconfig; sysconfig.get_path = lambda *a, of=sysconfig.get_path: of(*a) if a != ('include',) else ''"
+
+
+@pytest.mark.parametrize("without", ["compiler", "headers"])
+def test_a_wheel_made_without_a_compiler_or_headers_runs_on_the_reference(
+    source_distribution, tmp_path, without
+):
     archive, tracked = source_distribution
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path, filter="data")
     (tree,) = tmp_path.iterdir()
-    wheel = tree / "dist" / build("wheel", tree, PATH=str(tmp_path), CXX="")
+    lacking = {"PATH": str(tmp_path), "CXX": ""} if without == "compiler" else {"before": NOWHERE}
+    wheel = tree / "dist" / build("wheel", tree, **lacking)
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
         opened.extractall(tmp_path / "site")
