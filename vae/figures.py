@@ -160,8 +160,8 @@ def tradeoff(
 
 
 def training_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Every column of the metrics against the epoch."""
-    names = [name for name in rows[0] if name != "epoch"]
+    """Every column of the metrics against the epoch, but a term that an objective lacks, which is always 0."""
+    names = [name for name in rows[0] if name != "epoch" and any(row[name] != 0 for row in rows)]
     figure = Figure(figsize=(2.6 * len(names), 2.4), layout="constrained")
     for name, ax in zip(names, figure.subplots(1, len(names)), strict=True):
         ax.plot([row["epoch"] for row in rows], [row[name] for row in rows], color=COLOURS[0], linewidth=1)
