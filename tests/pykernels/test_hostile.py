@@ -116,6 +116,7 @@ def test_ctrl_c_stops_a_long_call_at_once(name):
 
 
 @needs_linux
+@needs.own_memory
 def test_no_memory_is_an_error_and_no_crash():
     done = run(
         """
@@ -146,6 +147,7 @@ print(pykernels.cauchy_mmd(z[:3], z[:3], unbiased=False).item())
 
 
 @needs_linux
+@needs.own_memory
 def test_ten_thousand_calls_leak_nothing():
     inputs = mixture_inputs(9, 17, 3, dtype=torch.float32)
     x, y = torch.randn(20, 2), torch.randn(20, 2, requires_grad=True)
