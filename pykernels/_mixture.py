@@ -71,8 +71,11 @@ def _function(traced: type[Function], eager: type[Function]) -> Any:
 def _by_kind(outputs: Sequence[Tensor], asked: Sequence[bool]) -> list[list[Tensor | None]]:
     """The densities, those in base 2, and the slopes, each as [joint, marginal], None where there is none."""
     size = len(outputs) // sum(asked)
-    present = [iter(outputs[kind::size] if kind < size else ()) for kind in range(3)]
-    return [[next(kind, None) if wanted else None for wanted in asked] for kind in present]
+    places = [(0, asked[0]), (size * asked[0], asked[1])]
+    return [
+        [outputs[first + kind] if there and kind < size else None for first, there in places]
+        for kind in range(3)
+    ]
 
 
 class _LogProb(Function):
