@@ -169,7 +169,7 @@ class _Eager(EagerApply):
     def jvp(ctx: Any, *tangents: Any) -> Any:
         raise NotImplementedError(
             "the mixture log-density has no forward-mode derivative: use reverse mode (backward, "
-            "torch.func.grad, vjp, jacrev), or the functions of pykernels.reference, which have both"
+            "torch.func.grad, vjp, jacrev), or the functions of pykernels.reference, which from torch 2.12 on have both"
         )
 
 

@@ -208,7 +208,7 @@ class _EagerMmd(EagerApply, _Mmd):
     def jvp(ctx: Any, *tangents: Any) -> Any:
         raise NotImplementedError(
             "cauchy_mmd has no forward-mode derivative: use reverse mode (backward, torch.func.grad, vjp, jacrev), "
-            "or pykernels.reference.cauchy_mmd, which has both"
+            "or pykernels.reference.cauchy_mmd, which from torch 2.12 on has both"
         )
 
 

@@ -254,6 +254,8 @@ def test_forward_mode_says_what_to_do():
         jvp(lambda loc: log_prob_sum(value, loc, scale, weights), (loc,), (loc,))
     with pytest.raises(NotImplementedError, match="use reverse mode"):
         hessian(lambda loc: log_prob_sum(value, loc, scale, weights))(loc)
+    if torch.__version__ < "2.12":
+        pytest.skip("forward mode passes no checkpoint before torch 2.12")
     tangent = jvp(
         lambda loc: reference.gaussian_mixture_log_prob(value, loc, scale, weights), (loc,), (loc,)
     )[1]
