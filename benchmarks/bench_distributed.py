@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ import pykernels
 from pykernels import distributed, streaming
 
 from . import command, harness
-from .harness import table
+from .output import table, write_json
 from .problems import spread_scales
 
 JOB_LIMIT_S = 300
@@ -65,9 +66,11 @@ def over_ranks(name: str, size: int, quick: bool) -> dict[str, Any]:
                     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=size)
                     found = of_rank(name, rank, size, 2 if quick else 7)
                     if rank == 0:
-                        harness.write_json(Path(folder, "found"), found)
+                        write_json(Path(folder, "found"), found)
                     dist.barrier()
                     status = 0
+                except Exception:
+                    traceback.print_exc()
                 finally:
                     os._exit(status)
             children.append(child)

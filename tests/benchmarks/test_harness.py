@@ -1,8 +1,10 @@
 import json
 import subprocess
+import sys
 import time
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ import torch
 from benchmarks import baselines, bench_minibatch, harness, output
 from benchmarks.problems import equal_scales, half_active, spread_scales
 from pykernels import gaussian_mixture_log_prob
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def times(**minima):
@@ -110,3 +114,10 @@ def test_a_table_is_aligned():
         "x  long  1.23",
         "y",
     ]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in ROOT.glob("benchmarks/bench_*.py")))
+def test_every_benchmark_starts(name):
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--quick" in done.stdout, done.stderr
