@@ -70,7 +70,7 @@ def over_ranks(name: str, size: int, quick: bool) -> dict[str, Any]:
                     dist.barrier()
                     status = 0
                 except Exception:
-                    traceback.print_exc()
+                    traceback.print_exc()  # nothing above a fork may handle it
                 finally:
                     os._exit(status)
             children.append(child)
