@@ -173,12 +173,6 @@ def new_statistics(value: Tensor, batch: tuple[int, ...]) -> list[Tensor]:
     return [value.new_empty((*batch, value.shape[-2])) for _ in range(4)]
 
 
-def _statistics_backward(value: Tensor) -> str:
-    """The CUDA kernels know no gradients of such statistics: the reference gives them on a GPU."""
-    variant = variant_for(value)
-    return REFERENCE if variant in (CUDA, EMULATED) else variant
-
-
 def _pairs(loc: Tensor, estimator: str, dataset_size: int) -> PairWeights | None:
     return pair_weights(estimator, loc.shape[-2], dataset_size) if estimator else None
 
@@ -200,13 +194,11 @@ def mixture_log_prob_backward(
     dataset_size: int = 0,
 ) -> tuple[Tensor, ...]:
     inputs: Any = value, loc, scale, log_weights
-    variant = variant_for(value) if grad_statistics is None else _statistics_backward(value)
+    variant = variant_for(value)
     pairs = _pairs(loc, estimator, dataset_size)
     grads = grad_joint, grad_marginal, grad_statistics
     densities = joint_log2, marginal_log2  # in nats, where the reference left them
     if variant == REFERENCE:
-        if variant_for(value) != REFERENCE:  # a kernel did, rounding otherwise: responsibilities would be off
-            densities = _reference_statistics(*inputs).log_prob, None
         found = _reference_backward(*grads, *densities, value, loc, scale, log_weights, output_mask, pairs)
         return tuple(value.new_empty(0) if gradient is None else gradient for gradient in found)
     batch, shape = _sizes(*inputs)

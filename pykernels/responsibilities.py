@@ -23,8 +23,7 @@ def responsibility_statistics(
     encoding overlaps (Mathieu et al. 2019, "Disentangling Disentanglement in Variational Autoencoders", appendix D).
 
     Arguments, gradients, dtypes, determinism, cost and errors are those of `gaussian_mixture_log_prob`; all three come
-    from one pass of a kernel. Their gradients do, too, on a CPU. On a GPU there is no such kernel: the reference
-    computes them there, tile by tile, in the same memory but more slowly.
+    from one pass of a kernel.
 
     Returns:
         A named tuple (log_prob, perplexity, collision_count), each [*batch, B]. The last two are NaN at a point where

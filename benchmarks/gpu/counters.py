@@ -45,7 +45,7 @@ KERNELS: dict[str, tuple[float, floors.Cost]] = {
     "joint_component_sums<float, 10, 1, false>": (PAIRS, floors.COMPONENT_GRADIENTS[10]),
     "forward_joint_tiles<float, 2, 2, false>": (PAIRS, floors.DENSITY[50]),
     "forward_joint_slopes<float>": (PAIRS, floors.WITH_SLOPES[50]),
-    "joint_component_tiles<float>": (PAIRS, floors.COMPONENT_GRADIENTS[50]),
+    "joint_component_tiles<float, false>": (PAIRS, floors.COMPONENT_GRADIENTS[50]),
     "forward_marginal<float, 8, false>": (10 * PAIRS, floors.MARGINAL),
     "forward_marginal<float, 8, true>": (10 * PAIRS, floors.MARGINAL_WITH_SLOPE),
     "marginal_component_sums<float, 8>": (10 * PAIRS, floors.MARGINAL_GRADIENTS),

@@ -167,6 +167,9 @@ template <int count, class T> PYKERNELS_DEVICE void store_aligned(const T (&valu
   }
 }
 
+// Where 2^x is 0, but x times that still a number.
+template <class T> constexpr T kLeastLog2 = sizeof(T) == 4 ? -512 : -4096;
+
 // sum_i 2^x_i = mass 2^top. The top starts finite: a sum of nothing but -inf then has mass 0, not NaN.
 template <class T> struct ExpSum {
   T top, mass;

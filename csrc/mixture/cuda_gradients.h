@@ -41,6 +41,8 @@ template <class T> struct ValueGradient {
   GradientOutput<T> out;
   const T *joint_log2, *joint_slope, *grad_joint;  // grad_joint null: no such gradient
   const T *marginal_log2, *marginal_slope, *grad_marginal;
+  T* sums;  // of statistics, in place of joint_slope: see statistics_row_tiles
+  int splits;
 };
 
 // That of one row and dimension. A row without density has none, not even times an infinite gradient.
@@ -51,7 +53,10 @@ PYKERNELS_DEVICE void finish_value(const MixtureProblem& problem, const ValueGra
   if (!value.out.tensor.data || index >= values) return;
   const int64_t row = index / problem.dims, whole = element * values + index;
   T gradient = 0;
-  if (value.grad_joint) {
+  for (int split = 0; value.sums && split < value.splits; ++split)
+    gradient +=
+        static_cast<T>(kValueGradient) * value.sums[(local_element * value.splits + split) * values + index];
+  if (value.grad_joint && !value.sums) {
     const int64_t whole_row = element * problem.rows + row;
     if (value.joint_log2[whole_row] != -static_cast<T>(INFINITY))
       gradient += value.grad_joint[whole_row] * value.joint_slope[whole];

@@ -31,13 +31,12 @@ template <class T, class Launch> void with_dims(int64_t dims, const Launch& laun
 
 inline bool is_single(const MixtureProblem& problem) { return problem.dtype == Dtype::float32; }
 
-// log2 and gradient, of the rows: null in the forward pass.
 template <class T>
 void launch_pack_tiles(const MixtureProblem& p, const PackedComponents<T>& components,
-                       const PackedRows<T>& rows, const T* log2, const T* gradient, int64_t elements,
+                       const PackedRows<T>& rows, const RowGradients<T>& given, int64_t elements,
                        uint32_t first, cudaStream_t stream) {
   PYKERNELS_LAUNCH(pack_tiles<T>, dim3(grid(components.tiles / 2 + rows.tiles), grid(elements)), kTileThreads,
-                   kTileThreads * sizeof(LogProduct<T>), stream, p, components, rows, log2, gradient, first);
+                   kTileThreads * sizeof(LogProduct<T>), stream, p, components, rows, given, first);
 }
 
 template <class T>

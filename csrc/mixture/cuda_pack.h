@@ -26,6 +26,7 @@ template <class T> PYKERNELS_DEVICE bool is_accurate(const PackedComponents<T>& 
 template <class T> struct PackedRows {
   T* z;                      // [elements][tiles][dims][kSide]
   T *minus_log2, *gradient;  // [elements][tiles][kSide]; null: in the forward pass
+  T *of_log, *of_share;      // the same, as grad_statistics has them, of a log in base 2; null: no statistics
   int64_t tiles, used, count;
 };
 
@@ -61,30 +62,41 @@ PYKERNELS_DEVICE void pack_components(const Components<T>& components, const Pac
   if (lane % kSide<T> == 0) packed.accurate[tile] = accurate;
 }
 
-// One tile. log2 and gradient are null in the forward pass.
+// What rows bring to the backward pass; null: in the forward pass, and where no statistics were asked for.
+template <class T> struct RowGradients {
+  const T *log2, *gradient;  // [*batch, rows]
+  const T* statistics;       // [*batch, 2, rows]
+};
+
+// One tile.
 template <class T>
-PYKERNELS_DEVICE void pack_rows(const MixtureProblem& problem, const Matrix<const T>& value, const T* log2,
-                                const T* gradient, const PackedRows<T>& packed, int64_t local_element,
-                                int64_t element, int64_t tile_of_element, int thread) {
+PYKERNELS_DEVICE void pack_rows(const MixtureProblem& problem, const Matrix<const T>& value,
+                                const RowGradients<T>& given, const PackedRows<T>& packed,
+                                int64_t local_element, int64_t element, int64_t tile_of_element, int thread) {
   const int lane = thread % kSide<T>;
   const int64_t row = tile_of_element * kSide<T> + lane, whole = element * problem.rows + row;
   const int64_t tile = local_element * packed.tiles + tile_of_element;
   const bool real = row < problem.rows;
   RowTerms<T> terms{real, -Limits<T>::kLargest, 0};
-  if (log2 && real) terms = row_terms(log2[whole], gradient[whole]);
+  if (given.log2 && real) terms = row_terms(given.log2[whole], given.gradient[whole]);
   for (int64_t d = thread / kSide<T>; d < problem.dims; d += kTileThreads / kSide<T>)
     packed.z[(tile * problem.dims + d) * kSide<T> + lane] = terms.counts ? at(value, row, d) : 0;
-  if (log2 && thread < kSide<T>) {
-    packed.minus_log2[tile * kSide<T> + lane] = terms.minus_log2;
-    packed.gradient[tile * kSide<T> + lane] = terms.gradient;
-  }
+  if (!given.log2 || thread >= kSide<T>) return;
+  const int64_t at_row = tile * kSide<T> + lane;
+  packed.minus_log2[at_row] = terms.minus_log2;
+  packed.gradient[at_row] = terms.gradient;
+  if (!given.statistics) return;
+  const int64_t of_log = 2 * element * problem.rows + row, of_share = of_log + problem.rows;
+  packed.of_log[at_row] = real && terms.counts ? static_cast<T>(kLn2) * given.statistics[of_log] : 0;
+  packed.of_share[at_row] = real && terms.counts ? given.statistics[of_share] : 0;
 }
 
 // A block lays out a pair of tiles of components, or, those beyond, a tile of rows.
 template <class T>
 __global__ void __launch_bounds__(kTileThreads, 2) pack_tiles(
     PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> components,
-    PYKERNELS_PARAMETER PackedRows<T> rows, const T* log2, const T* gradient, uint32_t first_element) {
+    PYKERNELS_PARAMETER PackedRows<T> rows, PYKERNELS_PARAMETER RowGradients<T> given,
+    uint32_t first_element) {
   PYKERNELS_SHARED(LogProduct<T>, partial);
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t block = blockIdx.x, local_element = blockIdx.y, element = first_element + local_element;
@@ -93,7 +105,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) pack_tiles(
   if (block < pairs)
     pack_components(of.components, components, local_element, block, thread, partial);
   else
-    pack_rows(problem, of.value, log2, gradient, rows, local_element, element, block - pairs, thread);
+    pack_rows(problem, of.value, given, rows, local_element, element, block - pairs, thread);
 }
 
 // For the marginals: s, m and the constant of each component and dimension, [elements][dim

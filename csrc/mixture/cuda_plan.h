@@ -4,7 +4,7 @@
 
 #include "core/arena.h"
 #include "mixture/cuda_marginal.h"
-#include "mixture/cuda_tile_gradients.h"
+#include "mixture/cuda_statistics_gradients.h"
 
 namespace pykernels {
 
@@ -130,7 +130,8 @@ template <class T> PackedComponents<T> take_components(Arena& arena, const Mixtu
 }
 
 template <class T>
-PackedRows<T> take_rows(Arena& arena, const MixtureProblem& p, int64_t step, bool backward) {
+PackedRows<T> take_rows(Arena& arena, const MixtureProblem& p, int64_t step, bool backward = false,
+                        bool statistics = false) {
   PackedRows<T> packed{};
   packed.tiles = padded_tiles<T>(p.rows);
   packed.used = divide_up(p.rows, kSide<T>);
@@ -139,6 +140,10 @@ PackedRows<T> take_rows(Arena& arena, const MixtureProblem& p, int64_t step, boo
   if (backward) {
     packed.minus_log2 = take<T>(arena, step * packed.tiles * kSide<T>);
     packed.gradient = take<T>(arena, step * packed.tiles * kSide<T>);
+  }
+  if (statistics) {
+    packed.of_log = take<T>(arena, step * packed.tiles * kSide<T>);
+    packed.of_share = take<T>(arena, step * packed.tiles * kSide<T>);
   }
   return packed;
 }
@@ -167,7 +172,7 @@ ForwardMemory<T> take_forward(Arena& arena, const MixtureForward& args, const Fo
                      static_cast<T*>(args.marginal_slope), nullptr, nullptr};
   if (args.joint && plan.tiles) {
     memory.components = take_components<T>(arena, p, plan.step);
-    memory.rows = take_rows<T>(arena, p, plan.step, false);
+    memory.rows = take_rows<T>(arena, p, plan.step);
   }
   if (args.joint && (plan.joint.count > 1 || plan.slope_tiles)) {
     const int64_t parts = plan.step * plan.joint.count * p.rows;
@@ -187,11 +192,13 @@ ForwardMemory<T> take_forward(Arena& arena, const MixtureForward& args, const Fo
 
 template <class T> struct BackwardPlan {
   bool for_components;  // whether any gradient but that of value is asked for
-  bool tiles;
+  bool tiles;           // many dimensions, or statistics
   bool few_components;  // few dimensions: kFewWays threads for a component; always so with weights of pairs
   bool direct;          // they write the gradients; there is no need of finish_gradients
   int64_t component_blocks;
   Splits joint;
+  int64_t value_blocks;  // of statistics_row_tiles; 0: there is no need of it
+  Splits value;
   MarginalPlan marginal;
   int64_t marginal_component_blocks;
   Splits marginal_splits;
@@ -220,8 +227,13 @@ template <class T> FinishPlan plan_finish(const MixtureProblem& p, int64_t split
   return plan;
 }
 
-template <class T> void plan_joint_sums(const MixtureProblem& p, int64_t batch, BackwardPlan<T>& plan) {
-  plan.tiles = p.dims > kFewDims;
+template <class T> void plan_joint_sums(const MixtureBackward& args, int64_t batch, BackwardPlan<T>& plan) {
+  const MixtureProblem& p = args.problem;
+  plan.tiles = p.dims > kFewDims || args.grad_statistics;
+  if (args.grad_statistics && args.grad_value.data) {
+    plan.value_blocks = divide_up(p.rows, kSide<T>);
+    plan.value = split(divide_up(p.components, kSide<T>), plan.value_blocks * batch);
+  }
   if (plan.tiles) {
     plan.component_blocks = divide_up(p.components, kSide<T>);
     plan.joint = split(divide_up(p.rows, kSide<T>), plan.component_blocks * batch);
@@ -240,7 +252,7 @@ template <class T> BackwardPlan<T> plan_backward(const MixtureBackward& args) {
   const int64_t batch = batch_count(p.batch);
   BackwardPlan<T> plan{};
   plan.for_components = args.grad_loc.data || args.grad_scale.data || args.grad_log_weights.data;
-  plan_joint_sums(p, batch, plan);
+  plan_joint_sums(args, batch, plan);
   plan.direct = plan.few_components && plan.joint.count == 1 && !args.grad_marginal;
   plan.marginal = plan_marginal(p.dims);
   plan.marginal_component_blocks =
@@ -253,8 +265,9 @@ template <class T> BackwardPlan<T> plan_backward(const MixtureBackward& args) {
 
   int64_t bytes = 6 * p.components * p.dims * sizeof(T) + p.rows * p.dims * sizeof(T);
   if (plan.tiles)
-    bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + (p.dims + 2) * padded_tiles<T>(p.rows)) *
+    bytes += ((2 * p.dims + 1) * padded_tiles<T>(p.components) + (p.dims + 4) * padded_tiles<T>(p.rows)) *
              kSide<T> * sizeof(T);
+  bytes += plan.value.count * p.rows * p.dims * sizeof(T);
   if (args.grad_joint) bytes += plan.joint.count * (2 * p.dims + 1) * p.components * sizeof(T);
   if (args.grad_marginal) bytes += plan.marginal_splits.count * 3 * p.dims * p.components * sizeof(T);
   plan.step = at_most(at_most(batch, kMostGridRows / plan.marginal.dim_blocks), 1 + kMostMemory / bytes);
@@ -307,7 +320,14 @@ BackwardMemory<T> take_backward(Arena& arena, const MixtureBackward& args, const
                   static_cast<const T*>(args.grad_joint),
                   static_cast<const T*>(args.marginal_log2),
                   static_cast<const T*>(args.marginal_slope),
-                  static_cast<const T*>(args.grad_marginal)};
+                  static_cast<const T*>(args.grad_marginal),
+                  nullptr,
+                  static_cast<int>(plan.value.count)};
+  if (plan.value_blocks) memory.value.sums = take<T>(arena, plan.step * plan.value.count * p.rows * p.dims);
+  if (args.grad_joint && plan.tiles && (plan.for_components || plan.value_blocks)) {
+    memory.components = take_components<T>(arena, p, plan.step);
+    memory.rows = take_rows<T>(arena, p, plan.step, true, args.grad_statistics != nullptr);
+  }
   if (!plan.for_components) return memory;
   memory.gradients = {take_gradient<T>(arena, p, args.grad_loc, p.dims, plan.step),
                       take_gradient<T>(arena, p, args.grad_scale, p.dims, plan.step),
@@ -317,10 +337,6 @@ BackwardMemory<T> take_backward(Arena& arena, const MixtureBackward& args, const
   if (args.grad_marginal) {
     memory.marginal_sums = take<T>(arena, plan.step * plan.marginal_splits.count * 3 * p.dims * p.components);
     memory.marginals = take_marginals<T>(arena, p, plan.marginal, plan.step);
-  }
-  if (args.grad_joint && plan.tiles) {
-    memory.components = take_components<T>(arena, p, plan.step);
-    memory.rows = take_rows<T>(arena, p, plan.step, true);
   }
   return memory;
 }

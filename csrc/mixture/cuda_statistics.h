@@ -38,14 +38,13 @@ template <class T> PYKERNELS_DEVICE StatisticsSum<T> merge_across(const Statisti
 
 // Adds the log-densities of one row.
 template <int count, class T> PYKERNELS_DEVICE void add_pairs(const T (&log2)[count], StatisticsSum<T>& sum) {
-  constexpr T kFloor = sizeof(T) == 4 ? -512 : -4096;  // where 2^x is 0, but x times that still a number
   T top = sum.top;
   PYKERNELS_UNROLL
   for (int i = 0; i < count; ++i) top = fmax(top, log2[i]);
   StatisticsSum<T> own{top, 0, 0, 0};  // summed by themselves: rounding errors grow with the terms
   PYKERNELS_UNROLL
   for (int i = 0; i < count; ++i) {
-    const T x = fmax(log2[i] - top, kFloor), e = fast_exp2(log2[i] - top);
+    const T x = fmax(log2[i] - top, kLeastLog2<T>), e = fast_exp2(log2[i] - top);
     own.mass += e;
     own.square = fma(e, e, own.square);
     own.product = fma(e, x, own.product);
@@ -152,7 +151,7 @@ template <class T> struct StatisticsMemory {
 
 template <class T>
 StatisticsMemory<T> take_statistics(Arena& arena, const MixtureProblem& p, const StatisticsPlan& plan) {
-  return {take_components<T>(arena, p, plan.step), take_rows<T>(arena, p, plan.step, false),
+  return {take_components<T>(arena, p, plan.step), take_rows<T>(arena, p, plan.step),
           take<StatisticsSum<T>>(arena, plan.step * plan.splits.count * p.rows)};
 }
 
@@ -179,7 +178,7 @@ template <class T> Status launch_statistics(const MixtureForward& args, cudaStre
     PYKERNELS_LAUNCH(pack_tiles<T>,
                      dim3(size(memory.components.tiles / 2 + memory.rows.tiles), size(elements)),
                      kTileThreads, kTileThreads * sizeof(LogProduct<T>), stream, p, memory.components,
-                     memory.rows, static_cast<const T*>(nullptr), static_cast<const T*>(nullptr), first);
+                     memory.rows, RowGradients<T>{}, first);
     PYKERNELS_LAUNCH(forward_statistics<T>,
                      dim3(size(plan.row_blocks), size(plan.splits.count), size(elements)), kTileThreads,
                      kGradientTileSize<T> * sizeof(T), stream, memory.components, memory.rows, memory.parts,

@@ -222,8 +222,35 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
     if (thread % 16 == 0 && first_row + down + r < rows.count) out.part[part + first_row + down + r] = sum[r];
 }
 
+// What the rows of a thread bring to the weights of their pairs; the latter two where there are statistics.
+template <class T> struct TileRows {
+  T minus_log2[Quad<T>::kCount], gradient[Quad<T>::kCount];
+  T of_log[Quad<T>::kCount], of_share[Quad<T>::kCount];
+};
+
+template <bool statistics, class T>
+PYKERNELS_DEVICE TileRows<T> tile_rows(const PackedRows<T>& rows, int64_t first) {
+  TileRows<T> own;
+  load_aligned(rows.minus_log2 + first, own.minus_log2);
+  load_aligned(rows.gradient + first, own.gradient);
+  if (statistics) {
+    load_aligned(rows.of_log + first, own.of_log);
+    load_aligned(rows.of_share + first, own.of_share);
+  }
+  return own;
+}
+
+// What a pair of row r weighs in the gradients.
+template <bool statistics, class T>
+PYKERNELS_DEVICE T pair_weight(const TileRows<T>& rows, int r, T pair_log2) {
+  const T log2 = pair_log2 + rows.minus_log2[r], share = fast_exp2(log2);
+  if (!statistics) return rows.gradient[r] * share;
+  const T finite = fmax(log2, kLeastLog2<T>);
+  return share * fma(rows.of_log[r], finite, fma(rows.of_share[r], share, rows.gradient[r]));
+}
+
 // Own components: the sums of cuda_components.h.
-template <class T>
+template <class T, bool statistics>
 __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
     PYKERNELS_PARAMETER MixtureProblem problem, PYKERNELS_PARAMETER PackedComponents<T> components,
     PYKERNELS_PARAMETER PackedRows<T> rows, T* sums, int dims, int64_t tiles_per_split) {
@@ -252,9 +279,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
     const int ahead = ahead_of(first_component, tile * kS);
     if (meets_band(problem, ahead, kS, kS)) add_offsets({problem, ahead + down - across}, square);
 
-    T minus_log2[kLane], gradient[kLane];
-    load_aligned(rows.minus_log2 + row_tile * kS + across, minus_log2);
-    load_aligned(rows.gradient + row_tile * kS + across, gradient);
+    const TileRows<T> of_rows = tile_rows<statistics>(rows, row_tile * kS + across);
     bool reached = false;
     T tile_mass[kLane] =
         {};  // summed by itself first, as all sums of a tile: rounding errors grow with the terms
@@ -263,7 +288,7 @@ __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
       T share[kLane];
       PYKERNELS_UNROLL
       for (int i = 0; i < kLane; ++i) {
-        share[i] = gradient[r] * fast_exp2((square.sum[r][i] + constant[i]) + minus_log2[r]);
+        share[i] = pair_weight<statistics>(of_rows, r, square.sum[r][i] + constant[i]);
         reached |= share[i] != 0;
         tile_mass[i] += share[i];
       }

@@ -64,8 +64,8 @@ struct MixtureBackward {
   const void *joint_log2, *marginal_log2;    // from the forward pass, each needed where its gradient is given
   const void *joint_slope, *marginal_slope;  // the same, where it gave them, for grad_value
   const void *grad_joint, *grad_marginal;    // contiguous; null: zero
-  // Of statistics of the responsibilities, [*batch, 2, rows], of CPUs, with grad_joint alone: a pair then has
-  // grad_joint + statistics[0] log r + statistics[1] r for grad_joint; null: zero.
+  // Of statistics of the responsibilities, [*batch, 2, rows], with grad_joint alone: for that a pair then has
+  // grad_joint + statistics[0] log r + statistics[1] r; null: zero.
   const void* grad_statistics;
   StridedTensor grad_value, grad_loc, grad_scale, grad_log_weights;
   void* workspace;

@@ -52,7 +52,7 @@ void launch_tiles(const MixtureProblem& p, const ForwardPlan<T>& plan, const For
 template <class T>
 void forward_many(const MixtureProblem& p, const ForwardPlan<T>& plan, const ForwardMemory<T>& memory,
                   int64_t elements, uint32_t first, cudaStream_t stream) {
-  launch_pack_tiles<T>(p, memory.components, memory.rows, nullptr, nullptr, elements, first, stream);
+  launch_pack_tiles<T>(p, memory.components, memory.rows, {}, elements, first, stream);
   const bool narrow = plan.shape.rows == kNarrowTiles.rows, long_sums = p.dims > kSummedDims;
   if (plan.slope_tiles)
     PYKERNELS_LAUNCH(forward_joint_slopes<T>,

@@ -81,18 +81,38 @@ void launch_component_sums(const MixtureProblem& p, const BackwardPlan<T>& plan,
                    memory.gradients, memory.joint_sums, plan.joint.units, plan.component_blocks, first);
 }
 
+template <class T, bool statistics>
+void launch_component_tiles(const MixtureProblem& p, const BackwardPlan<T>& plan,
+                            const BackwardMemory<T>& memory, int64_t elements, cudaStream_t stream) {
+  const dim3 blocks(grid(plan.component_blocks), grid(plan.joint.count), grid(elements));
+  PYKERNELS_LAUNCH((joint_component_tiles<T, statistics>), blocks, kTileThreads,
+                   kGradientTileSize<T> * sizeof(T), stream, p, memory.components, memory.rows,
+                   memory.joint_sums, static_cast<int>(p.dims), plan.joint.units);
+}
+
 template <class T>
-void launch_joint_sums(const MixtureProblem& p, const BackwardPlan<T>& plan, const BackwardMemory<T>& memory,
-                       int64_t elements, uint32_t first, cudaStream_t stream) {
-  if (plan.tiles) {
-    launch_pack_tiles(p, memory.components, memory.rows, memory.value.joint_log2, memory.value.grad_joint,
-                      elements, first, stream);
-    const dim3 blocks(grid(plan.component_blocks), grid(plan.joint.count), grid(elements));
-    PYKERNELS_LAUNCH(joint_component_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
-                     p, memory.components, memory.rows, memory.joint_sums, static_cast<int>(p.dims),
-                     plan.joint.units);
-    return;
-  }
+void launch_tiles(const MixtureBackward& args, const BackwardPlan<T>& plan, const BackwardMemory<T>& memory,
+                  int64_t elements, uint32_t first, cudaStream_t stream) {
+  const MixtureProblem& p = args.problem;
+  const T* statistics = static_cast<const T*>(args.grad_statistics);
+  launch_pack_tiles<T>(p, memory.components, memory.rows,
+                       {memory.value.joint_log2, memory.value.grad_joint, statistics}, elements, first,
+                       stream);
+  if (plan.for_components && statistics) launch_component_tiles<T, true>(p, plan, memory, elements, stream);
+  if (plan.for_components && !statistics) launch_component_tiles<T, false>(p, plan, memory, elements, stream);
+  if (!plan.value_blocks) return;
+  const dim3 blocks(grid(plan.value_blocks), grid(plan.value.count), grid(elements));
+  PYKERNELS_LAUNCH(statistics_row_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
+                   memory.components, memory.rows, memory.value.sums, static_cast<int>(p.dims),
+                   plan.value.units);
+}
+
+template <class T>
+void launch_joint_sums(const MixtureBackward& args, const BackwardPlan<T>& plan,
+                       const BackwardMemory<T>& memory, int64_t elements, uint32_t first,
+                       cudaStream_t stream) {
+  const MixtureProblem& p = args.problem;
+  if (plan.tiles) return launch_tiles(args, plan, memory, elements, first, stream);
   with_dims<T>(p.dims, [&](auto dims) {
     constexpr int D = decltype(dims)::kValue;
     if (depend_on_pair(p.pairs))
@@ -150,7 +170,8 @@ template <class T> Status backward(const MixtureBackward& args, Execution execut
   for (int64_t begin = 0; begin < batch; begin += plan.step) {
     const uint32_t first = static_cast<uint32_t>(begin);
     const int64_t elements = at_most(plan.step, batch - begin);
-    if (plan.for_components && args.grad_joint) launch_joint_sums(p, plan, memory, elements, first, stream);
+    if (args.grad_joint && (plan.for_components || plan.value_blocks))
+      launch_joint_sums(args, plan, memory, elements, first, stream);
     if (plan.for_components && args.grad_marginal)
       launch_marginal_sums(p, plan, memory, elements, first, stream);
     if (!plan.direct || !plan.for_components) launch_finish(p, plan, memory, elements, first, stream);

@@ -40,8 +40,9 @@ LOOPS = [
     ("forward_joint_tiles<float, 2, 1, true>", "fast per_dim", 64, 2, 0, 2.22),
     ("forward_joint_tiles<float, 1, 1, false>", "fast per_dim", 32, 2, 0, 2.4),
     ("forward_joint_slopes<float>", "fast densities per_dim", 32, 2, 0, 2.4),
-    ("joint_component_tiles<float>", "fast densities per_dim", 32, 2, 0, 2.4),
-    ("joint_component_tiles<float>", "fast sums per_dim", 32, 2, 1, 4.95),
+    ("joint_component_tiles<float, false>", "fast densities per_dim", 32, 2, 0, 2.4),
+    ("joint_component_tiles<float, false>", "fast sums per_dim", 32, 2, 1, 4.95),
+    ("statistics_row_tiles<float>", "fast densities per_dim", 32, 2, 0, 2.4),
     # What takes exponentials is slower than that: 1.125 of them per unit last as long as 9 instructions.
     ("forward_marginal<float, 8, false>", "accurate", 64, 1, 3, 8.6),
     ("forward_marginal<float, 8, true>", "accurate", 32, 2, 3, 12.5),
@@ -65,8 +66,10 @@ REGISTERS = {
     "forward_joint_tiles<float, 2, 2, false>": 128,  # 2 of 256
     "forward_joint_tiles<float, 2, 1, true>": 128,  # 2
     "forward_joint_slopes<float>": 128,  # 2
-    "joint_component_tiles<float>": 128,  # 2
+    "joint_component_tiles<float, false>": 128,  # 2
     "forward_statistics<float>": 128,  # 2
+    "joint_component_tiles<float, true>": 128,  # 2
+    "statistics_row_tiles<float>": 128,  # 2
     "forward_marginal<float, 8, false>": 128,  # 2
     "marginal_component_sums<float, 8>": 80,  # 3
     "mmd::sum_over_pairs<float, 2, false, false>": 80,  # 3

@@ -94,6 +94,17 @@ MUTATIONS = (
         also=RACE,
     ),
     mutation(
+        "weights of a tile overwritten before all warps have read them (statistics)",
+        "tile == begin ? slope[r][k] : place + slope[r][k];\n        }\n      }\n      __syncthreads();",
+        "tile == begin ? slope[r][k] : place + slope[r][k];\n        }\n      }\n",
+        also=RACE,
+    ),
+    mutation(
+        "all splits of the statistics' slopes write to the place of the first",
+        "T* out = sums + (element * splits + split) * rows.count * dims;",
+        "T* out = sums + element * splits * rows.count * dims;",
+    ),
+    mutation(
         "no barrier in the sum of a block",
         "      __syncthreads();\n      if (thread < half)",
         "      if (thread < half)",

@@ -141,10 +141,11 @@ Status statistics(const MixtureVariant& variant, Case<T>& it, const Manner& mann
   return call_with_workspace(arguments, variant.forward_workspace, variant.forward, manner);
 }
 
-// A variant that gives slopes needs them for the gradient of value.
+// A variant that gives slopes needs them for the gradient of value, if there are no `statistics`: upstream
+// gradients of the latter, see grad_statistics.
 template <class T>
 Status backward(const MixtureVariant& variant, Case<T>& it, const Forward<T>& densities, bool with_value,
-                const Manner& manner, Backward<T>& out) {
+                const Manner& manner, Backward<T>& out, const std::vector<T>& statistics = {}) {
   out = it.gradients;
   if (!with_value) out.value = {};
   MixtureBackward arguments{};
@@ -155,6 +156,7 @@ Status backward(const MixtureVariant& variant, Case<T>& it, const Forward<T>& de
   arguments.marginal_slope = data_or_null(densities.marginal_slope);
   arguments.grad_joint = data_or_null(it.upstream.joint);
   arguments.grad_marginal = data_or_null(it.upstream.marginal);
+  arguments.grad_statistics = data_or_null(statistics);
   arguments.grad_value = out.value.view();
   arguments.grad_loc = out.loc.view();
   arguments.grad_scale = out.scale.view();

@@ -182,7 +182,8 @@ void run_both_ways(Outcome& outcome, const MixtureVariant& variant, Case<T>& it,
   }
 }
 
-// The statistics themselves are left to Python; here it is their bounds, and the memory of their kernels.
+// The statistics themselves and their gradients are left to Python; here it is their bounds, the gradients of
+// the density that the same kernels give, and the memory of them all.
 template <class T>
 void run_statistics(Outcome& outcome, const MixtureVariant& variant, Case<T>& it, bool twice,
                     const Dense* expected) {
@@ -204,6 +205,25 @@ void run_statistics(Outcome& outcome, const MixtureVariant& variant, Case<T>& it
 }
 
 template <class T>
+void run_statistics_backward(Outcome& outcome, const MixtureVariant& variant, Case<T>& it, bool twice,
+                             const Dense* expected) {
+  Forward<T> densities;
+  if (statistics(variant, it, {}, densities) != Status::ok) return;  // the forward pass said so
+  Random random(it.problem.seed + 1);
+  const size_t size = 2 * densities.joint.size();
+  for (const bool zero : {true, false}) {
+    const std::vector<T> upstream =
+        zero ? std::vector<T>(size) : random_numbers<T>(random, static_cast<int64_t>(size));
+    const auto run = [&](const Manner& manner, Backward<T>& out) {
+      return backward(variant, it, densities, true, manner, out, upstream);
+    };
+    const auto gradients = call<Backward<T>>(outcome, variant, twice, run);
+    add_bits(outcome, gradients);
+    if (zero && expected) compare_backward(outcome, gradients, *expected);
+  }
+}
+
+template <class T>
 Outcome check_problem(const MixtureVariant& variant, const Problem& problem, bool twice, bool against_dense) {
   Outcome outcome;
   Case<T> it = case_of<T>(problem);
@@ -212,7 +232,10 @@ Outcome check_problem(const MixtureVariant& variant, const Problem& problem, boo
   if (against_dense) expected = DenseMixture<T>(problem, it.inputs, it.upstream).run();
   const Dense* const known = against_dense ? &expected : nullptr;
   run_both_ways(outcome, variant, it, twice, known);
-  if (problem.joint && !problem.marginal) run_statistics(outcome, variant, it, twice, known);
+  if (problem.joint && !problem.marginal) {
+    run_statistics(outcome, variant, it, twice, known);
+    run_statistics_backward(outcome, variant, it, twice, known);
+  }
   if (!same_bits(before, it.inputs)) outcome.fail("an input was written");
   return outcome;
 }

@@ -22,8 +22,8 @@ def budget(kernel, form):
         (floors.COMPONENT_GRADIENTS[10], budget("joint_component_sums<float, 10, 1, false>", "fast")),
         (
             floors.COMPONENT_GRADIENTS[50],
-            50 * budget("joint_component_tiles<float>", "fast densities per_dim")
-            + 50 * budget("joint_component_tiles<float>", "fast sums per_dim")
+            50 * budget("joint_component_tiles<float, false>", "fast densities per_dim")
+            + 50 * budget("joint_component_tiles<float, false>", "fast sums per_dim")
             + 7,
         ),
         (floors.MARGINAL, budget("forward_marginal<float, 8, false>", "accurate")),
