@@ -208,13 +208,16 @@ def _content(config: Any) -> dict[str, Any]:
 
 
 def _check_same(path: Path, config: Any) -> None:
-    """Everything must be as it was, but the data set may have moved."""
+    """Everything must be as it was, but the data set may have moved. A setting that the run's version did not have yet
+    is as it was at its default."""
     asked, stored = json.loads(json.dumps(_content(config))), _read_json(path / "config.json")
     if not all(isinstance(stored.get(group), dict) for group in ("settings", "run", "versions")):
         raise RunError(f"{path / 'config.json'} is damaged: restore a copy, or give another --out")
-    for group in ("settings", "run"):
+    for group, source in (("settings", config), ("run", config.run)):
         for name, now in asked[group].items():
-            if name != "data" and now != (before := stored[group].get(name)):
+            default = json.loads(json.dumps(getattr(type(source), name, None)))
+            before = stored[group].get(name, default)
+            if name != "data" and now != before:
                 flag = "--" + name.replace("_", "-")
                 raise RunError(
                     f"{path} was started with {flag} {before}, not {now}: "

@@ -127,6 +127,19 @@ def test_other_settings_are_refused(config, resumed):
         RunFolder(replace(resumed, run=replace(resumed.run, seed=5)))
 
 
+def test_a_setting_that_is_newer_than_the_run_is_at_its_default(config, resumed):
+    @dataclass(frozen=True)
+    class Newer(Toy):
+        sizes: tuple[int, ...] = (1, 2)
+
+    Newer.__name__ = "Toy"
+    RunFolder(config)
+    assert stored_config(Newer, resumed.run) == Newer(resumed.run)
+    RunFolder(Newer(resumed.run))
+    with pytest.raises(RunError, match=r"started with --sizes \[1, 2\], not \[3\]: drop --sizes"):
+        RunFolder(Newer(resumed.run, sizes=(3,)))
+
+
 def test_the_data_may_have_moved(tmp_path):
     @dataclass(frozen=True)
     class WithData:
