@@ -213,11 +213,11 @@ def _check_same(path: Path, config: Any) -> None:
     asked, stored = json.loads(json.dumps(_content(config))), _read_json(path / "config.json")
     if not all(isinstance(stored.get(group), dict) for group in ("settings", "run", "versions")):
         raise RunError(f"{path / 'config.json'} is damaged: restore a copy, or give another --out")
-    for group, source in (("settings", config), ("run", config.run)):
+    defaults = json.loads(json.dumps({name: getattr(type(config), name, None) for name in asked["settings"]}))
+    stored["settings"] = defaults | stored["settings"]
+    for group in ("settings", "run"):
         for name, now in asked[group].items():
-            default = json.loads(json.dumps(getattr(type(source), name, None)))
-            before = stored[group].get(name, default)
-            if name != "data" and now != before:
+            if name != "data" and now != (before := stored[group].get(name)):
                 flag = "--" + name.replace("_", "-")
                 raise RunError(
                     f"{path} was started with {flag} {before}, not {now}: "
