@@ -23,7 +23,7 @@ static inline const char* status_text(Status status) {
   switch (status) {
     case Status::ok: return "ok";
     case Status::interrupted: return "interrupted";
-    case Status::workspace_too_small: return "the workspace is smaller than mixture_workspace() asks for";
+    case Status::workspace_too_small: return "the workspace is smaller than the variant asks for";
     case Status::unknown_variant: return "no variant of that name was compiled";
     case Status::unsupported_cpu:
       return "this machine lacks the instructions, or the device, of that variant";

@@ -171,7 +171,7 @@ template <int count, class T> PYKERNELS_DEVICE void store_aligned(const T (&valu
 template <class T> constexpr T kLeastLog2 = sizeof(T) == 4 ? -512 : -4096;
 
 // sum_i 2^x_i = mass 2^top. The top starts finite: a sum of nothing but -inf then has mass 0, not NaN.
-template <class T> struct ExpSum {
+template <class T> struct alignas(2 * sizeof(T)) ExpSum {
   T top, mass;
 };
 

@@ -41,8 +41,9 @@ template <class T> struct ValueGradient {
   GradientOutput<T> out;
   const T *joint_log2, *joint_slope, *grad_joint;  // grad_joint null: no such gradient
   const T *marginal_log2, *marginal_slope, *grad_marginal;
-  T* sums;  // of statistics, in place of joint_slope: see statistics_row_tiles
-  int splits;
+  const T*
+      slope_sums;  // of statistics, in place of joint_slope: see statistics_row_tiles; null: there are none
+  int splits;      // of these
 };
 
 // That of one row and dimension. A row without density has none, not even times an infinite gradient.
@@ -53,10 +54,7 @@ PYKERNELS_DEVICE void finish_value(const MixtureProblem& problem, const ValueGra
   if (!value.out.tensor.data || index >= values) return;
   const int64_t row = index / problem.dims, whole = element * values + index;
   T gradient = 0;
-  for (int split = 0; value.sums && split < value.splits; ++split)
-    gradient +=
-        static_cast<T>(kValueGradient) * value.sums[(local_element * value.splits + split) * values + index];
-  if (value.grad_joint && !value.sums) {
+  if (value.grad_joint) {
     const int64_t whole_row = element * problem.rows + row;
     if (value.joint_log2[whole_row] != -static_cast<T>(INFINITY))
       gradient += value.grad_joint[whole_row] * value.joint_slope[whole];
@@ -65,6 +63,26 @@ PYKERNELS_DEVICE void finish_value(const MixtureProblem& problem, const ValueGra
     gradient += value.grad_marginal[whole] * value.marginal_slope[whole];
   write_gradient(value.out, problem.batch, element, row, index % problem.dims, local_element * values + index,
                  gradient);
+}
+
+// The same with statistics, for kMergeOutputs rows and dimensions from `first` on: the threads first sum up
+// the splits as those of finish_gradients do.
+template <class T>
+PYKERNELS_DEVICE void finish_value_of_statistics(const MixtureProblem& problem, const ValueGradient<T>& value,
+                                                 uint32_t local_element, uint32_t element, int64_t first,
+                                                 int ways, int thread, T* totals) {
+  const int way = thread / kMergeOutputs;
+  const int64_t values = problem.rows * problem.dims, index = first + thread % kMergeOutputs;
+  const T* sums = value.slope_sums + local_element * value.splits * values + index;
+  T sum = 0;
+  PYKERNELS_UNROLL_BY(4)
+  for (int split = way; index < values && split < value.splits; split += ways) sum += sums[split * values];
+  totals[thread] = sum;
+  __syncthreads();
+  if (way != 0 || index >= values) return;
+  for (int other = 1; other < ways; ++other) sum += totals[other * kMergeOutputs + thread];
+  write_gradient(value.out, problem.batch, element, index / problem.dims, index % problem.dims,
+                 local_element * values + index, static_cast<T>(kValueGradient) * sum);
 }
 
 template <class T> struct GradientSums {
@@ -101,14 +119,18 @@ __global__ void __launch_bounds__(kMergeOutputs* kMostWays) finish_gradients(
   const uint32_t local_element = blockIdx.y, element = first_element + local_element;
   const int64_t block = blockIdx.x, blocks = plan.component_blocks * plan.dim_blocks;
   if (block >= blocks) {
-    finish_value(problem, value, local_element, element, (block - blocks) * threads + thread);
+    if (value.slope_sums)
+      finish_value_of_statistics(problem, value, local_element, element, (block - blocks) * kMergeOutputs,
+                                 plan.ways, thread, shared);
+    else
+      finish_value(problem, value, local_element, element, (block - blocks) * threads + thread);
     return;
   }
   const int64_t count = problem.components, dims = problem.dims, plane = count * dims;
   const int64_t first_component = block / plan.dim_blocks * kMergeOutputs, i = first_component + lane;
   const int64_t first_dim = block % plan.dim_blocks * plan.dims;
   const int own_dims = static_cast<int>(dims - first_dim < plan.dims ? dims - first_dim : plan.dims);
-  const bool for_weights = first_dim == 0;
+  const bool for_weights = first_dim == 0 && out.log_weights.tensor.data;
 
   if (i < count) {
     const int64_t joint_size = 2 * plane + count, marginal_size = 3 * plane;

@@ -60,7 +60,7 @@ template <class T>
 __global__ void __launch_bounds__(kMergeOutputs* kMostWays) merge_parts(
     PYKERNELS_PARAMETER DensityOutput<T> out, int64_t sums, int width, int splits, int64_t elements,
     uint32_t first_element) {
-  constexpr int kAhead = sizeof(T) == 4 ? 4 : 1;  // parts that are read before they are needed
+  constexpr int kAhead = sizeof(T) == 4 ? 4 : 1;  // parts that are read at once, then joined one by one
   PYKERNELS_SHARED(T, tops);
   const int thread = static_cast<int>(threadIdx.x), way = thread / kMergeOutputs,
             ways = static_cast<int>(blockDim.x) / kMergeOutputs;
@@ -71,10 +71,19 @@ __global__ void __launch_bounds__(kMergeOutputs* kMostWays) merge_parts(
   const int64_t element = real ? local / outputs : 0, output = real ? local % outputs : 0;
   const int64_t sum = output / width;
   SlopedSum<T> own{empty_sum<T>(), 0};
-  PYKERNELS_UNROLL_BY(kAhead)
-  for (int64_t split = real ? way : splits; split < splits; split += ways) {
-    const int64_t part = element * splits + split;
-    join(own, out.part[part * sums + sum], out.slope ? out.part_slope[part * outputs + output] : 0);
+  PYKERNELS_UNROLL_BY(1)
+  for (int64_t split = real ? way : splits; split < splits; split += kAhead * ways) {
+    ExpSum<T> part[kAhead];
+    T slope[kAhead];
+    PYKERNELS_UNROLL
+    for (int k = 0; k < kAhead; ++k) {
+      const int64_t at = element * splits + split + k * ways;
+      const bool there = split + k * ways < splits;
+      part[k] = there ? out.part[at * sums + sum] : empty_sum<T>();
+      slope[k] = there && out.slope ? out.part_slope[at * outputs + output] : 0;
+    }
+    PYKERNELS_UNROLL
+    for (int k = 0; k < kAhead; ++k) join(own, part[k], slope[k]);
   }
   tops[thread] = own.sum.top;
   masses[thread] = own.sum.mass;

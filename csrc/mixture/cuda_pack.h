@@ -26,7 +26,7 @@ template <class T> PYKERNELS_DEVICE bool is_accurate(const PackedComponents<T>& 
 template <class T> struct PackedRows {
   T* z;                      // [elements][tiles][dims][kSide]
   T *minus_log2, *gradient;  // [elements][tiles][kSide]; null: in the forward pass
-  T *of_log, *of_share;      // the same, as grad_statistics has them, of a log in base 2; null: no statistics
+  T *of_log, *of_share;      // what a pair's log2 r, and its r, add to that gradient; null: no statistics
   int64_t tiles, used, count;
 };
 
@@ -87,8 +87,8 @@ PYKERNELS_DEVICE void pack_rows(const MixtureProblem& problem, const Matrix<cons
   packed.gradient[at_row] = terms.gradient;
   if (!given.statistics) return;
   const int64_t of_log = 2 * element * problem.rows + row, of_share = of_log + problem.rows;
-  packed.of_log[at_row] = real && terms.counts ? static_cast<T>(kLn2) * given.statistics[of_log] : 0;
-  packed.of_share[at_row] = real && terms.counts ? given.statistics[of_share] : 0;
+  packed.of_log[at_row] = terms.counts ? static_cast<T>(kLn2) * given.statistics[of_log] : 0;
+  packed.of_share[at_row] = terms.counts ? given.statistics[of_share] : 0;
 }
 
 // A block lays out a pair of tiles of components, or, those beyond, a tile of rows.

@@ -10,12 +10,13 @@ namespace pykernels {
 
 constexpr int kFewDims = 16;                // up to here a row fits in a thread's registers
 constexpr int64_t kWantedBlocks = 2640;     // a few waves of blocks on the largest GPUs
-constexpr int64_t kSmallWork = 8192;        // instructions of a thread that are not worth a second launch
+constexpr int64_t kSmallWork = 2048;        // instructions of a thread that are not worth a second launch
 constexpr int64_t kMostMemory = 256 << 20;  // for batch elements that could as well follow one another
 constexpr int64_t kMostDims = kMaxDims * kMostGridRows;
 
 static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Hardly one wave: a problem that gives no more blocks is cut finer.
 static inline bool are_few(int64_t blocks) { return blocks <= kWantedBlocks / 10; }
@@ -261,7 +262,8 @@ template <class T> BackwardPlan<T> plan_backward(const MixtureBackward& args) {
                                plan.marginal_component_blocks * plan.marginal.dim_blocks * batch);
   const int64_t joint_splits = args.grad_joint ? plan.joint.count : 0,
                 marginal_splits = args.grad_marginal ? plan.marginal_splits.count : 0;
-  plan.finish = plan_finish<T>(p, joint_splits > marginal_splits ? joint_splits : marginal_splits, batch);
+  const int64_t most_splits = at_least(plan.value.count, at_least(joint_splits, marginal_splits));
+  plan.finish = plan_finish<T>(p, most_splits, batch);
 
   int64_t bytes = 6 * p.components * p.dims * sizeof(T) + p.rows * p.dims * sizeof(T);
   if (plan.tiles)
@@ -275,7 +277,7 @@ template <class T> BackwardPlan<T> plan_backward(const MixtureBackward& args) {
 }
 
 template <class T> struct BackwardMemory {
-  T *joint_sums, *marginal_sums;
+  T *joint_sums, *marginal_sums, *slope_sums;
   GradientOutputs<T> gradients;
   ValueGradient<T> value;
   PackedMarginals<T> marginals;
@@ -323,7 +325,8 @@ BackwardMemory<T> take_backward(Arena& arena, const MixtureBackward& args, const
                   static_cast<const T*>(args.grad_marginal),
                   nullptr,
                   static_cast<int>(plan.value.count)};
-  if (plan.value_blocks) memory.value.sums = take<T>(arena, plan.step * plan.value.count * p.rows * p.dims);
+  if (plan.value_blocks) memory.slope_sums = take<T>(arena, plan.step * plan.value.count * p.rows * p.dims);
+  memory.value.slope_sums = memory.slope_sums;
   if (args.grad_joint && plan.tiles && (plan.for_components || plan.value_blocks)) {
     memory.components = take_components<T>(arena, p, plan.step);
     memory.rows = take_rows<T>(arena, p, plan.step, true, args.grad_statistics != nullptr);

@@ -7,7 +7,7 @@
 
 namespace pykernels {
 
-template <class T> struct StatisticsSum {
+template <class T> struct alignas(4 * sizeof(T)) StatisticsSum {
   T top, mass, square, product;
 };
 
@@ -159,35 +159,6 @@ template <class T> int64_t statistics_workspace(const MixtureProblem& p) {
   Arena arena{nullptr, kAlignment};
   take_statistics<T>(arena, p, plan_statistics<T>(p));
   return arena.used;
-}
-
-template <class T> Status launch_statistics(const MixtureForward& args, cudaStream_t stream) {
-  const MixtureProblem& p = args.problem;
-  const StatisticsPlan plan = plan_statistics<T>(p);
-  Arena arena = arena_over(args.workspace);
-  const StatisticsMemory<T> memory = take_statistics<T>(arena, p, plan);
-  if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
-  const int64_t batch = batch_count(p.batch);
-  if (batch > UINT32_MAX) return Status::batch_too_large;
-  const StatisticsOutput<T> out{static_cast<T*>(args.joint), static_cast<T*>(args.joint_log2),
-                                static_cast<T*>(args.perplexity), static_cast<T*>(args.collision_count)};
-  const auto size = [](int64_t blocks) { return static_cast<unsigned>(blocks); };
-  for (int64_t begin = 0; begin < batch; begin += plan.step) {
-    const uint32_t first = static_cast<uint32_t>(begin);
-    const int64_t elements = at_most(plan.step, batch - begin);
-    PYKERNELS_LAUNCH(pack_tiles<T>,
-                     dim3(size(memory.components.tiles / 2 + memory.rows.tiles), size(elements)),
-                     kTileThreads, kTileThreads * sizeof(LogProduct<T>), stream, p, memory.components,
-                     memory.rows, RowGradients<T>{}, first);
-    PYKERNELS_LAUNCH(forward_statistics<T>,
-                     dim3(size(plan.row_blocks), size(plan.splits.count), size(elements)), kTileThreads,
-                     kGradientTileSize<T> * sizeof(T), stream, memory.components, memory.rows, memory.parts,
-                     static_cast<int>(p.dims), plan.splits.units);
-    PYKERNELS_LAUNCH(merge_statistics<T>, dim3(size(divide_up(elements * p.rows, kStatisticsRows))),
-                     32 * kStatisticsRows, 0, stream, out, memory.parts, p.rows, plan.splits.count, elements,
-                     first);
-  }
-  return launch_status();
 }
 
 }  // namespace pykernels

@@ -55,16 +55,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) statistics_row_tiles(
         else
           add_slopes<false>(tiles, own_d, across, slope);
       }
-      PYKERNELS_UNROLL
-      for (int r = 0; r < kLane; ++r) {
-        const int64_t row = first_row + across + r;
-        PYKERNELS_UNROLL
-        for (int k = 0; k < kOwnDims; ++k) {
-          if (row >= rows.count || own_d + k >= count) continue;
-          T& place = out[row * dims + d + own_d + k];
-          place = tile == begin ? slope[r][k] : place + slope[r][k];
-        }
-      }
+      const int64_t row = first_row + across;
+      add_to_memory<T>(slope, tile == begin, nullptr,
+                       {out + row * dims + d + own_d, dims, 1, rows.count - row, count - own_d});
       __syncthreads();  // before the next chunk, and the next weights
     }
   }

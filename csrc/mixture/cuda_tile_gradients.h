@@ -1,8 +1,8 @@
-// Gradients for many dimensions, a tile of one side (the block's own) against the tiles of the other, one
-// after another: first the pairs' log-densities, as in cuda_tile.h; then their weights, which go to shared
-// memory; then the sums over the other side, a part of the dimensions at a time. These sums stand in global
-// memory, where a thread finds its own again. Tiles whose weights are all 0, as most are where the components
-// are narrow, end after the first step.
+// Gradients for many dimensions, and for any where there are statistics: a tile of one side (the block's own)
+// against the tiles of the other, one after another: first the pairs' log-densities, as in cuda_tile.h; then
+// their weights, which go to shared memory; then the sums over the other side, a part of the dimensions at a
+// time. These sums stand in global memory, where a thread finds its own again. Tiles whose weights are all 0,
+// as most are where the components are narrow, end after the first step.
 #pragma once
 
 #include "mixture/cuda_tile.h"
@@ -137,6 +137,39 @@ PYKERNELS_DEVICE void add_moments(const GradientTiles<T>& tiles, int own_d, int 
   }
 }
 
+// Of a thread's sums: where those of its first member stand in its first dimension, what lies between members
+// and between dimensions, and how many of both there are.
+template <class T> struct SumPlace {
+  T* first;
+  int64_t member_stride, dim_stride;
+  int64_t members;
+  int dims;
+};
+
+// Adds a tile's sums to what earlier tiles left, times `factor`, a number for each member; null: 1.
+// Everything is read before anything is written, for the compiler, which cannot tell that apart, would wait
+// each time.
+template <class T>
+PYKERNELS_DEVICE void add_to_memory(const T (&sum)[Quad<T>::kCount][kOwnDims], bool first_tile,
+                                    const T* factor, const SumPlace<T>& place) {
+  constexpr int kLane = Quad<T>::kCount;
+  const auto at = [&](int i, int k) { return place.first + i * place.member_stride + k * place.dim_stride; };
+  T before[kLane][kOwnDims];
+  PYKERNELS_UNROLL
+  for (int i = 0; i < kLane; ++i) {
+    PYKERNELS_UNROLL
+    for (int k = 0; k < kOwnDims; ++k)
+      before[i][k] = !first_tile && i < place.members && k < place.dims ? *at(i, k) : 0;
+  }
+  PYKERNELS_UNROLL
+  for (int i = 0; i < kLane; ++i) {
+    PYKERNELS_UNROLL
+    for (int k = 0; k < kOwnDims; ++k)
+      if (i < place.members && k < place.dims)
+        *at(i, k) = fma(factor ? factor[i] : 1, before[i][k], sum[i][k]);
+  }
+}
+
 // Own rows: the density and its gradient in one pass.
 template <class T>
 __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
@@ -204,16 +237,10 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
         else
           add_slopes<false>(tiles, own_d, across, slope);
       }
-      PYKERNELS_UNROLL
-      for (int r = 0; r < kLane; ++r) {
-        const int64_t row = first_row + across + r;
-        PYKERNELS_UNROLL
-        for (int k = 0; k < kOwnDims; ++k) {
-          if (row >= rows.count || own_d + k >= count) continue;
-          T& place = out.part_slope[(part + row) * dims + d + own_d + k];
-          place = tile == begin ? slope[r][k] : fma(tiles.factor[across + r], place, slope[r][k]);
-        }
-      }
+      const int64_t row = first_row + across;
+      add_to_memory(
+          slope, tile == begin, tiles.factor + across,
+          {out.part_slope + (part + row) * dims + d + own_d, dims, 1, rows.count - row, count - own_d});
       __syncthreads();  // before the next chunk, and the next weights
     }
   }
@@ -307,18 +334,12 @@ __global__ void __launch_bounds__(kTileThreads, 2) joint_component_tiles(
         else
           add_moments<false>(tiles, own_d, across, first, second);
       }
-      PYKERNELS_UNROLL
-      for (int i = 0; i < kLane; ++i) {
-        const int64_t component = first_component + across + i;
-        PYKERNELS_UNROLL
-        for (int k = 0; k < kOwnDims; ++k) {
-          if (component >= components.count || own_d + k >= count) continue;
-          const int64_t at = (d + own_d + k) * components.count + component;
-          T &first_place = out[at], &second_place = out[dims * components.count + at];
-          first_place = tile == begin ? first[i][k] : first_place + first[i][k];
-          second_place = tile == begin ? second[i][k] : second_place + second[i][k];
-        }
-      }
+      const int64_t component = first_component + across;
+      SumPlace<T> place{out + (d + own_d) * components.count + component, 1, components.count,
+                        components.count - component, count - own_d};
+      add_to_memory<T>(first, tile == begin, nullptr, place);
+      place.first += dims * components.count;
+      add_to_memory<T>(second, tile == begin, nullptr, place);
       __syncthreads();  // before the next chunk, and the next weights
     }
   }

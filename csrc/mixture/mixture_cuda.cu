@@ -93,12 +93,37 @@ void launch_marginal(const MixtureProblem& p, const ForwardPlan<T>& plan, const 
                    memory.marginal, plan.marginal_splits.units, first);
 }
 
+template <class T> Status statistics(const MixtureForward& args, cudaStream_t stream) {
+  const MixtureProblem& p = args.problem;
+  const StatisticsPlan plan = plan_statistics<T>(p);
+  Arena arena = arena_over(args.workspace);
+  const StatisticsMemory<T> memory = take_statistics<T>(arena, p, plan);
+  if (arena.used > args.workspace_bytes) return Status::workspace_too_small;
+  const int64_t batch = batch_count(p.batch);
+  if (batch > UINT32_MAX) return Status::batch_too_large;
+  const StatisticsOutput<T> out{static_cast<T*>(args.joint), static_cast<T*>(args.joint_log2),
+                                static_cast<T*>(args.perplexity), static_cast<T*>(args.collision_count)};
+  for (int64_t begin = 0; begin < batch; begin += plan.step) {
+    const uint32_t first = static_cast<uint32_t>(begin);
+    const int64_t elements = at_most(plan.step, batch - begin);
+    launch_pack_tiles<T>(p, memory.components, memory.rows, {}, elements, first, stream);
+    PYKERNELS_LAUNCH(forward_statistics<T>,
+                     dim3(grid(plan.row_blocks), grid(plan.splits.count), grid(elements)), kTileThreads,
+                     kGradientTileSize<T> * sizeof(T), stream, memory.components, memory.rows, memory.parts,
+                     static_cast<int>(p.dims), plan.splits.units);
+    PYKERNELS_LAUNCH(merge_statistics<T>, dim3(grid(divide_up(elements * p.rows, kStatisticsRows))),
+                     32 * kStatisticsRows, 0, stream, out, memory.parts, p.rows, plan.splits.count, elements,
+                     first);
+  }
+  return launch_status();
+}
+
 template <class T> Status forward(const MixtureForward& args, Execution execution) {
   const MixtureProblem& p = args.problem;
   const OnDevice device(execution.device);
   const cudaStream_t stream = static_cast<cudaStream_t>(execution.stream);
   if (p.dims > kMostDims) return Status::too_many_dims;
-  if (args.perplexity) return launch_statistics<T>(args, stream);
+  if (args.perplexity) return statistics<T>(args, stream);
   const ForwardPlan<T> plan = plan_forward<T>(args);
   Arena arena = arena_over(args.workspace);
   const ForwardMemory<T> memory = take_forward(arena, args, plan);

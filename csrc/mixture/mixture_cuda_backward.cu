@@ -91,8 +91,9 @@ void launch_component_tiles(const MixtureProblem& p, const BackwardPlan<T>& plan
 }
 
 template <class T>
-void launch_tiles(const MixtureBackward& args, const BackwardPlan<T>& plan, const BackwardMemory<T>& memory,
-                  int64_t elements, uint32_t first, cudaStream_t stream) {
+void launch_tile_sums(const MixtureBackward& args, const BackwardPlan<T>& plan,
+                      const BackwardMemory<T>& memory, int64_t elements, uint32_t first,
+                      cudaStream_t stream) {
   const MixtureProblem& p = args.problem;
   const T* statistics = static_cast<const T*>(args.grad_statistics);
   launch_pack_tiles<T>(p, memory.components, memory.rows,
@@ -103,7 +104,7 @@ void launch_tiles(const MixtureBackward& args, const BackwardPlan<T>& plan, cons
   if (!plan.value_blocks) return;
   const dim3 blocks(grid(plan.value_blocks), grid(plan.value.count), grid(elements));
   PYKERNELS_LAUNCH(statistics_row_tiles<T>, blocks, kTileThreads, kGradientTileSize<T> * sizeof(T), stream,
-                   memory.components, memory.rows, memory.value.sums, static_cast<int>(p.dims),
+                   memory.components, memory.rows, memory.slope_sums, static_cast<int>(p.dims),
                    plan.value.units);
 }
 
@@ -112,7 +113,7 @@ void launch_joint_sums(const MixtureBackward& args, const BackwardPlan<T>& plan,
                        const BackwardMemory<T>& memory, int64_t elements, uint32_t first,
                        cudaStream_t stream) {
   const MixtureProblem& p = args.problem;
-  if (plan.tiles) return launch_tiles(args, plan, memory, elements, first, stream);
+  if (plan.tiles) return launch_tile_sums(args, plan, memory, elements, first, stream);
   with_dims<T>(p.dims, [&](auto dims) {
     constexpr int D = decltype(dims)::kValue;
     if (depend_on_pair(p.pairs))
@@ -148,7 +149,8 @@ void launch_finish(const MixtureProblem& p, const BackwardPlan<T>& plan, const B
   FinishPlan finish = plan.finish;
   if (!plan.for_components) finish.component_blocks = 0;
   const int threads = kMergeOutputs * finish.ways;
-  const int64_t value_blocks = memory.value.out.tensor.data ? divide_up(p.rows * p.dims, threads) : 0;
+  const int of_block = memory.slope_sums ? kMergeOutputs : threads;
+  const int64_t value_blocks = memory.value.out.tensor.data ? divide_up(p.rows * p.dims, of_block) : 0;
   PYKERNELS_LAUNCH(finish_gradients<T>,
                    dim3(grid(finish.component_blocks * finish.dim_blocks + value_blocks), grid(elements)),
                    threads, finish_bytes<T>(finish), stream, p, sums, memory.gradients, memory.value, finish,

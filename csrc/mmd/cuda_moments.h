@@ -54,7 +54,7 @@ template <class T> struct alignas(16) Pack {
 
 constexpr int64_t kMomentRows = 512;  // whose moments a thread sums in T before they go on in double
 constexpr int kMomentThreads = 128;
-constexpr int kMomentDims = 8;          // of a block, so that it reads whole sectors of memory
+constexpr int kMomentDims = 8;          // of a block, at most: it then reads whole sectors of memory
 constexpr int kMomentBytes = 48 << 10;  // of shared memory
 
 struct MomentPlan {

@@ -13,6 +13,7 @@ constexpr int64_t kLeastNodes = 512;        // of a column, for which there is r
 constexpr int64_t kPointsPerNode = 2;       // above that
 constexpr int64_t kRangeParts = 128;        // at most
 constexpr int64_t kMostSplits = 64;         // of a sample's points
+constexpr int64_t kMomentBlocks = 264;      // with fewer, a block takes fewer dimensions
 constexpr int64_t kPairBlocks = 2112;       // two waves on the largest GPUs
 constexpr int64_t kListedBlocks = 1056;     // of launches that seldom find anything to do
 constexpr int64_t kMostMemory = 256 << 20;  // for batch elements that could as well follow one another
@@ -31,7 +32,8 @@ template <class T> bool takes_panels(const MmdProblem& p, bool slopes) {
   if (p.method == MmdMethod::panels) return true;
   const double points = static_cast<double>(p.n) + static_cast<double>(p.m);
   return p.n + p.m > kPairPoints ||
-         points * points * static_cast<double>(p.dims) * (slopes ? 32 : 10) > kPairWork<T>;
+         points * points * static_cast<double>(p.dims * batch_count(p.batch)) * (slopes ? 32 : 10) >
+             kPairWork<T>;
 }
 
 struct MmdPlan {
@@ -76,13 +78,14 @@ template <class T> MmdPlan plan_of(const MmdArguments& args) {
   MomentPlan& moments = plan.moments;
   moments.most_nodes = plan.most_panels * p.order;
   moments.width = p.width;
-  moments.dims = static_cast<int>(at_most(p.dims, kMomentDims));
-  plan.moment_blocks = divide_up(p.dims, moments.dims);
   for (int s = 0; s < 2; ++s) {
     const int64_t splits = at_least(1, at_most(kMostSplits, counts[s] / moments.most_nodes));
     moments.rows[s] = divide_up(counts[s], splits);
     moments.splits[s] = static_cast<int>(divide_up(counts[s], moments.rows[s]));
   }
+  const int64_t single = p.dims * (moments.splits[0] + moments.splits[1]) * batch;
+  moments.dims = static_cast<int>(at_most(at_most(p.dims, kMomentDims), divide_up(single, kMomentBlocks)));
+  plan.moment_blocks = divide_up(p.dims, moments.dims);
   plan.nodes = {{moments.splits[0], moments.splits[1]},
                 moments.most_nodes,
                 static_cast<int>(divide_up(moments.most_nodes, kNodeThreads)),

@@ -85,10 +85,9 @@ __global__ void __launch_bounds__(kThreads) choose_ways(const T* ranges, int64_t
     bool in_pairs = false;
     if (index < elements * dims) {
       const T* range = ranges + index / dims * parts * 2 * dims + index % dims;
-      T low = range[0], high = range[dims];
+      T low = static_cast<T>(INFINITY), high = -static_cast<T>(INFINITY);
       PYKERNELS_UNROLL_BY(16)
-      for (int part = 1; part < parts; ++part) {
-        range += 2 * dims;
+      for (int part = 0; part < parts; ++part, range += 2 * dims) {
         low = lower(low, range[0]);
         high = higher(high, range[dims]);
       }

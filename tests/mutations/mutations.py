@@ -83,20 +83,21 @@ MUTATIONS = (
     ),
     mutation(
         "weights of a tile overwritten before all warps have read them (forward)",
-        "fma(tiles.factor[across + r], place, slope[r][k]);\n        }\n      }\n      __syncthreads();",
-        "fma(tiles.factor[across + r], place, slope[r][k]);\n        }\n      }\n",
+        "{out.part_slope + (part + row) * dims + d + own_d, dims, 1, rows.count - row, count - own_d});\n"
+        "      __syncthreads();",
+        "{out.part_slope + (part + row) * dims + d + own_d, dims, 1, rows.count - row, count - own_d});\n",
         also=RACE,
     ),
     mutation(
         "weights of a tile overwritten before all warps have read them (backward)",
-        "second_place + second[i][k];\n        }\n      }\n      __syncthreads();",
-        "second_place + second[i][k];\n        }\n      }\n",
+        "add_to_memory<T>(second, tile == begin, nullptr, place);\n      __syncthreads();",
+        "add_to_memory<T>(second, tile == begin, nullptr, place);\n",
         also=RACE,
     ),
     mutation(
         "weights of a tile overwritten before all warps have read them (statistics)",
-        "tile == begin ? slope[r][k] : place + slope[r][k];\n        }\n      }\n      __syncthreads();",
-        "tile == begin ? slope[r][k] : place + slope[r][k];\n        }\n      }\n",
+        "{out + row * dims + d + own_d, dims, 1, rows.count - row, count - own_d});\n      __syncthreads();",
+        "{out + row * dims + d + own_d, dims, 1, rows.count - row, count - own_d});\n",
         also=RACE,
     ),
     mutation(
@@ -134,13 +135,13 @@ MUTATIONS = (
     ),
     mutation(
         "the merge forgets the last split",
-        "split = real ? way : splits; split < splits; split += ways)",
-        "split = real ? way : splits; split < splits - 1; split += ways)",
+        "const bool there = split + k * ways < splits;",
+        "const bool there = split + k * ways < splits - 1;",
     ),
     mutation(
         "each way of a merge takes one split at most",
-        "split = real ? way : splits; split < splits; split += ways)",
-        "split = real ? way : splits; split < splits; split += splits)",
+        "const bool there = split + k * ways < splits;",
+        "const bool there = k == 0;",
     ),
     mutation(
         "the first way of a merge takes what the others have before they have it",
@@ -188,13 +189,13 @@ MUTATIONS = (
     ),
     mutation(
         "slopes of earlier tiles are not scaled to the new top",
-        "fma(tiles.factor[across + r], place, slope[r][k])",
-        "place + slope[r][k]",
+        "fma(factor ? factor[i] : 1, before[i][k], sum[i][k])",
+        "fma(static_cast<T>(1), before[i][k], sum[i][k])",
     ),
     mutation(
         "the first tile adds to what stood in memory",
-        "place = tile == begin ? slope[r][k] : fma(",
-        "place = fma(",
+        "before[i][k] = !first_tile && i < place.members",
+        "before[i][k] = i < place.members",
     ),
     mutation(
         "the wrong form of the few-dimensional loop",

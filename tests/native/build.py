@@ -43,6 +43,7 @@ PLAN_CONSTANTS = {
         "kLeastNodes",
         "kPointsPerNode",
         "kMomentRows",
+        "kMomentBlocks",
         "kPairBlocks",
         "kListedBlocks",
     ),

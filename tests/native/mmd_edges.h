@@ -6,7 +6,8 @@
 namespace pykernels {
 namespace mmd {
 // Constants of the CUDA variant's plan, but not in the copy that build.py compiles.
-int64_t kMostMemory, kRangeParts, kLeastNodes, kPointsPerNode, kMomentRows, kPairBlocks, kListedBlocks;
+int64_t kMostMemory, kRangeParts, kLeastNodes, kPointsPerNode, kMomentRows, kMomentBlocks, kPairBlocks,
+    kListedBlocks;
 }  // namespace mmd
 }  // namespace pykernels
 
@@ -14,7 +15,7 @@ namespace check {
 
 struct PlanConstants {
   int64_t least_nodes = 512, points_per_node = 1000, moment_rows = 512, pair_blocks = 2000,
-          listed_blocks = 1000, most_memory = 256 << 20, range_parts = 3;
+          listed_blocks = 1000, most_memory = 256 << 20, range_parts = 3, moment_blocks = 8;
 
   void set() const {
     namespace plan = pykernels::mmd;
@@ -25,6 +26,7 @@ struct PlanConstants {
     plan::kMomentRows = moment_rows;
     plan::kPairBlocks = pair_blocks;
     plan::kListedBlocks = listed_blocks;
+    plan::kMomentBlocks = moment_blocks;
   }
 };
 
@@ -39,6 +41,7 @@ inline PlanConstants random_constants(uint64_t number, uint64_t seed) {
   constants.listed_blocks = random.one_in(2) ? 1000 : 2;
   constants.most_memory = random.one_in(2) ? 64 << 10 : 256 << 20;
   constants.range_parts = 1 + random.below(5);
+  constants.moment_blocks = random.one_in(2) ? 264 : 1;
   return constants;
 }
 

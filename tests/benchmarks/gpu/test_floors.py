@@ -8,7 +8,7 @@ CEILINGS = {"fma_per_s": 100.0, "exp2_per_s": 10.0}
 
 
 def budget(kernel, form):
-    (most,) = (most for name, f, _, _, _, most in LOOPS if (name, f) == (kernel, form))
+    (most,) = (most for name, f, *_, most in LOOPS if (name, f) == (kernel, form))
     return most
 
 
@@ -20,6 +20,12 @@ def budget(kernel, form):
         (floors.DENSITY[50], 50 * budget("forward_joint_tiles<float, 2, 2, false>", "fast per_dim") + 7),
         (floors.WITH_SLOPES[10], budget("forward_joint<float, 10, 2, 1, true>", "fast")),
         (floors.COMPONENT_GRADIENTS[10], budget("joint_component_sums<float, 10, 1, false>", "fast")),
+        (
+            floors.WITH_SLOPES[50],
+            50 * budget("forward_joint_slopes<float>", "fast densities per_dim")
+            + 50 * budget("forward_joint_slopes<float>", "fast slopes per_dim")
+            + 7,
+        ),
         (
             floors.COMPONENT_GRADIENTS[50],
             50 * budget("joint_component_tiles<float, false>", "fast densities per_dim")
