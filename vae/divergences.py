@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+import pykernels
 from vae import ranks
 from vae.model import Encoding
 
@@ -55,6 +56,28 @@ def decomposed_kl(
     weights = mutual_information, total_correlation, dimensionwise_kl
     parts: list[Tensor] = [weight * term for weight, term in zip(weights, terms)]
     return parts[0] + parts[1] + parts[2]
+
+
+def inclusive_kl(prior: Distribution, encoding: Encoding, *, num_samples: int) -> Tensor:
+    """KL(p(z)‖q(z)) from fresh draws of the prior to the mixture of the encodings: too high where they are not those of
+    the whole data set."""
+    loc, scale, _ = encoding
+    result: Tensor = ranks.kernels().inclusive_kl(prior, loc, scale, num_samples=num_samples)
+    return result
+
+
+def dimensionwise_mmd(prior: Distribution, encoding: Encoding) -> Tensor:
+    """Eq 10 between the encodings' draws and as many of the prior: unbiased, so it may be below 0. It compares
+    marginals only."""
+    result: Tensor = ranks.kernels().cauchy_mmd(encoding.z, ranks.sample(prior, encoding.z))
+    return result
+
+
+def sliced_wasserstein(prior: Distribution, encoding: Encoding, *, num_projections: int = 128) -> Tensor:
+    """The squared sliced 2-Wasserstein distance between the encodings' draws and as many of the prior, in one process
+    only. It is biased upwards: above 0 where q and p agree."""
+    ranks.parts_are_known("the sliced Wasserstein distance")
+    return pykernels.sliced_wasserstein(encoding.z, ranks.sample(prior, encoding.z), num_projections)
 
 
 def whole_vector_mmd(prior: Distribution, encoding: Encoding, *, kernel: str = "cauchy") -> Tensor:

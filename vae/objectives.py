@@ -31,7 +31,7 @@ from vae.density_ratio import DensityRatio
 from vae.model import VAE, Encoding
 
 Divergence = Callable[[Distribution, Encoding], Tensor]
-"""D(q(z), p(z)), a scalar, from the prior and the encodings whose equal mixture is q(z)."""
+"""D(q(z), p(z)), a scalar, from the prior and the encodings whose equal mixture is q(z): see `vae.divergences`."""
 
 
 Objective = Callable[[VAE, Tensor], "Terms"]

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from tests.recordable import Recordable
 from tests.vae.test_training import Toy
+from vae import divergences
 from vae.capture import WARM_UP, Replayed
 from vae.experiments import fashion, pinwheel, shapes
 from vae.model import VAE
@@ -22,7 +23,7 @@ OPTIONS = RunOptions(Path("unused"))
 
 def mlp_objective() -> tuple[VAE, Objective]:
     model = pinwheel.build(pinwheel.Pinwheel(run=OPTIONS, num_points=40))[0]
-    divergence = partial(pinwheel.full_inclusive_kl, num_samples=20)
+    divergence = partial(divergences.inclusive_kl, num_samples=20)
     return model, partial(decomposition, alpha=1.0, beta=0.5, divergence=divergence)
 
 
@@ -104,7 +105,7 @@ def of_shapes(prior: str) -> tuple[VAE, Objective]:
 
 def of_fashion(gamma: float) -> tuple[VAE, Objective]:
     model = fashion.build(fashion.Fashion(gamma=gamma, run=OPTIONS))
-    return model, partial(decomposition, alpha=10.0, beta=1.0, divergence=fashion.mmd_to_prior)
+    return model, partial(decomposition, alpha=10.0, beta=1.0, divergence=divergences.dimensionwise_mmd)
 
 
 @pytest.mark.parametrize(

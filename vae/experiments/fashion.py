@@ -14,9 +14,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.distributions import Distribution
 
-from vae import figures, likelihoods, metrics, priors, ranks, seeds
+from vae import divergences, figures, likelihoods, metrics, priors, seeds
 from vae.data.fashion import CLASSES, fashion_mnist, unit_interval
 from vae.model import VAE, Encoding, encode_all, evaluating
 from vae.networks import DCGANDecoder, DCGANEncoder
@@ -104,7 +103,9 @@ def experiment(config: Fashion, folder: RunFolder, fabric: Fabric) -> dict[str, 
     train(
         model,
         shuffled(images, config.batch_size, unit_interval),
-        partial(decomposition, alpha=config.alpha, beta=config.beta, divergence=mmd_to_prior),
+        partial(
+            decomposition, alpha=config.alpha, beta=config.beta, divergence=divergences.dimensionwise_mmd
+        ),
         epochs=config.epochs,
         lr=config.lr,
         betas=(config.adam_beta1, 0.999),
@@ -123,7 +124,7 @@ def experiment(config: Fashion, folder: RunFolder, fabric: Fabric) -> dict[str, 
         "hoyer_prior": metrics.hoyer(prior.sample((100_000,))).hoyer,
         "constant_dimensions": float(sparsity.constant_dimensions),
         "zero_vectors": float(sparsity.zero_vectors),
-        "mmd": mmd_to_prior(prior, encoding).item(),
+        "mmd": divergences.dimensionwise_mmd(prior, encoding).item(),
         **metrics.evaluate(model, batches(test_images), config.iwae_samples),
     }
     encoding = Encoding(*(item.cpu() for item in encoding))
@@ -152,12 +153,6 @@ def model_and_data(config: Fashion) -> tuple[VAE, Tensor]:
 def batches(images: Tensor) -> Iterable[Tensor]:
     """In order, for evaluation."""
     return map(unit_interval, images.split(500))
-
-
-def mmd_to_prior(prior: Distribution, encoding: Encoding) -> Tensor:
-    """Eq 10 between the encodings' draws and as many of the prior: unbiased, so it may be below 0."""
-    result: Tensor = ranks.kernels().cauchy_mmd(encoding.z, ranks.sample(prior, encoding.z))
-    return result
 
 
 def draw(model: VAE, images: Tensor, classes: Tensor, encoding: Encoding, folder: RunFolder) -> None:
