@@ -14,7 +14,7 @@ from vae import divergences
 from vae.capture import WARM_UP, Replayed
 from vae.experiments import fashion, pinwheel, shapes
 from vae.model import VAE
-from vae.objectives import Objective, beta_vae, decomposition
+from vae.objectives import Objective, beta_vae, decomposition, wae_mmd
 from vae.run import RunFolder, RunOptions
 from vae.training import shuffled, single_threaded, step, train
 
@@ -108,6 +108,10 @@ def of_fashion(gamma: float) -> tuple[VAE, Objective]:
     return model, partial(decomposition, alpha=10.0, beta=1.0, divergence=divergences.dimensionwise_mmd)
 
 
+def whole_vectors() -> tuple[VAE, Objective]:
+    return fashion.build(fashion.Fashion(run=OPTIONS)), wae_mmd(10.0)
+
+
 @pytest.mark.parametrize(
     ("make", "event"),
     [
@@ -117,6 +121,7 @@ def of_fashion(gamma: float) -> tuple[VAE, Objective]:
         pytest.param(partial(of_fashion, 0.0), (1, 32, 32), id="fashion-normal"),
         pytest.param(partial(of_fashion, 0.8), (1, 32, 32), id="fashion-sparse"),
         pytest.param(mlp_objective, (2,), id="pinwheel"),
+        pytest.param(whole_vectors, (1, 32, 32), id="whole-vector MMD"),
     ],
 )
 def test_a_step_waits_for_nothing_and_copies_nothing(make, event):
