@@ -182,14 +182,14 @@ def draw(model: VAE, images: Tensor, classes: Tensor, encoding: Encoding, folder
 
 
 def sweep(config: Fashion) -> dict[str, Any]:
-    """Every setting over several seeds, and sparsity and reconstruction against alpha for each gamma."""
+    """Every setting over several seeds, and sparsity, reconstruction and MMD against alpha for each gamma."""
     folder = RunFolder(config)
     children = seeds.variants(replace(config, sweep=False), SETTINGS, "0-1" if config.run.quick else "0-2")
     summaries = {name: seeds.run(child, experiment) for name, child in children.items()}
     series: dict[str, dict[float, Any]] = {}
     for name, child in children.items():
         series.setdefault(f"gamma={child.gamma:g}", {})[child.alpha] = summaries[name]
-    shown = {"hoyer_test": "hoyer_prior", "reconstruction": None, "log_likelihood": None}
+    shown = {"hoyer_test": "hoyer_prior", "reconstruction": None, "log_likelihood": None, "mmd": None}
     figures.against(series, shown, "alpha", folder.figures / "sparsity.png")
     folder.finish(summaries)
     return summaries

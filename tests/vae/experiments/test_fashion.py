@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.vae.idx_files import write_fashion
-from vae import divergences
+from vae import divergences, figures
 from vae.cli import main
 from vae.experiments import fashion
 from vae.training import single_threaded
@@ -103,9 +103,20 @@ def test_presets_and_flags_over_them(data, tmp_path):
     assert fashion.Fashion.presets["quick"]["epochs"] == 2
 
 
-def test_sweep(data, tmp_path, capsys):
+def test_sweep(data, tmp_path, capsys, monkeypatch):
+    drawn = []
+
+    def record(series, shown, *rest):
+        drawn.append((series, shown))
+        original(series, shown, *rest)
+
+    original = figures.against
+    monkeypatch.setattr(figures, "against", record)
     flags = ["--epochs", "1", *SHORT[2:], "--sweep", "--seeds", "0-1"]
     assert command(data, tmp_path / "run", *flags) == 0
+    ((series, shown),) = drawn
+    assert set(series) == {"gamma=0", "gamma=0.8"}
+    assert set(shown) == {"hoyer_test", "reconstruction", "log_likelihood", "mmd"}
     summary = read(tmp_path / "run")
     assert next(iter(summary)) == "gamma=0 alpha=0" and len(summary) == 6
     assert len(summary["gamma=0.8 alpha=1000"]["hoyer_test"]["values"]) == 2
