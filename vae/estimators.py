@@ -91,7 +91,10 @@ def small_batch_limit(estimator: str, n: int, batch_size: int) -> float:
 
 class Estimate(NamedTuple):
     """Of one estimator at one batch size: its mean error and that of the mean, its deviation from batch to batch, the
-    root mean square of its error, and the share of estimates of KL(q‖p) below 0."""
+    root mean square of its error, and the share of estimates of KL(q‖p) below 0.
+
+    One minibatch alone tells no deviation, which then is NaN; nor the error of the mean, unless that is known to be 0.
+    """
 
     bias: float
     bias_error: float
@@ -117,7 +120,7 @@ def kl_estimates(
     values: dict[str, list[Tensor]] = {name: [] for name in (*names, "exact")}
     at_once = max(1, min(repeats, (1 << 22) // (batch_size * batch_size)))
     for count in [at_once] * (repeats // at_once):
-        index = torch.rand(count, n).topk(batch_size, 1).indices if batch_size < n else _orders(count, n)
+        index = torch.rand(count, n).topk(batch_size, 1).indices  # in random order, which mss depends on
         z = encodings.draw(index)
         cross = prior.log_prob(z).mean(1)
         exact = gaussian_mixture_log_prob(z.flatten(0, 1), *encodings).view(index.shape).mean(1)
@@ -127,25 +130,25 @@ def kl_estimates(
             values[name].append(minibatch_log_prob(z, loc, scale, n, name).joint.mean(1) - cross)
     found = {name: torch.cat(parts).double() for name, parts in values.items()}
     exact = found["exact"]
+    # Of everything, these are sums over all encodings with equal weights: they err by a constant.
+    constant = ("hfvae", "mws", "batch") if batch_size == n else ()
     return {
-        name: _estimate(value, truth if name == "exact" else exact, truth) for name, value in found.items()
+        name: _estimate(value, truth if name == "exact" else exact, truth, name in constant)
+        for name, value in found.items()
     }
 
 
-def _estimate(value: Tensor, known: Tensor | float, truth: float) -> Estimate:
+def _estimate(value: Tensor, known: Tensor | float, truth: float, errs_by_constant: bool) -> Estimate:
     several = len(value) > 1
     error = value - known
+    of_one = 0.0 if errs_by_constant else math.nan
     return Estimate(
         bias=error.mean().item(),
-        bias_error=(error.std() / math.sqrt(len(value))).item() if several else 0.0,
-        deviation=value.std().item() if several else 0.0,
+        bias_error=(error.std() / math.sqrt(len(value))).item() if several else of_one,
+        deviation=value.std().item() if several else math.nan,
         rmse=(value - truth).square().mean().sqrt().item(),
         negative=(value < 0).double().mean().item(),
     )
-
-
-def _orders(count: int, n: int) -> Tensor:
-    return torch.arange(n).expand(count, n)
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ MI + TC + dimension-wise KL is the KL of the data points on average, which the o
 there is one; the published β-TCVAE and HFVAE take the one-sample estimate of the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from vae.density_ratio import DensityRatio
 from vae.model import VAE, Encoding
 
 Divergence = Callable[[Distribution, Encoding], Tensor]
-"""D(q(z), p(z)), a scalar, from the prior and the encodings whose equal mixture is q(z)."""
+"""D(q(z), p(z)), a scalar, from the prior and the encodings whose equal mixture is q(z): see `vae.divergences`."""
 
 
 Objective = Callable[[VAE, Tensor], "Terms"]
@@ -125,8 +125,11 @@ def factor_vae(gamma: float, ratio: DensityRatio) -> Objective:
     return partial(decomposition, alpha=gamma, beta=1.0, divergence=ratio)
 
 
-def wae_mmd(weight: float, kernel: str = "cauchy") -> Objective:
-    mmd = partial(divergences.whole_vector_mmd, kernel=kernel)
+def wae_mmd(
+    weight: float, kernel: str = "cauchy", scales: Sequence[float] | Tensor | None = None
+) -> Objective:
+    """`scales` are squared lengths of the kernel, which by default go with the prior's variance."""
+    mmd = partial(divergences.whole_vector_mmd, kernel=kernel, scales=scales)
     return partial(decomposition, alpha=weight, beta=0.0, divergence=mmd)
 
 

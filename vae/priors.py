@@ -30,14 +30,19 @@ class _Normal(Normal):
 
 
 class Gaussian(nn.Module):
-    """p(z) = N(z; 0, diag(σ²)) with σ²_d = D · softmax(ℓ)_d, so that Σ σ² = D whatever ℓ [D] is.
+    """p(z) = N(z; 0, diag(σ²)) with σ²_d = scale² · D · softmax(ℓ)_d, whose mean is scale² whatever ℓ [D] is.
 
-    ℓ = 0 is the isotropic prior. `scales`: with "learned" ℓ is a parameter, and the total variance stays D; with
-    "free" the parameter is log σ² itself, which starts at the same σ² and may go anywhere.
+    ℓ = 0 is the isotropic prior N(0, scale² I). `scales`: with "learned" ℓ is a parameter, and the total variance
+    stays; with "free" the parameter is log σ² itself, which starts at the same σ² and may go anywhere.
     """
 
-    def __init__(self, log_variances: Tensor, scales: Scales = "fixed"):
+    def __init__(self, log_variances: Tensor, scales: Scales = "fixed", scale: float = 1.0):
         super().__init__()
+        if not 0 < scale < math.inf:
+            raise ValueError(
+                f"scale must be positive and finite (it is a standard deviation), but is {scale}"
+            )
+        self.log_mean_variance = 2 * math.log(scale)
         self.is_free = scales == "free"
         if self.is_free:
             log_variances = self._normalised(log_variances)
@@ -52,9 +57,8 @@ class Gaussian(nn.Module):
         factors = _Normal(torch.zeros_like(scale), scale, validate_args=False)
         return Independent(factors, 1, validate_args=False)
 
-    @staticmethod
-    def _normalised(log_variances: Tensor) -> Tensor:
-        return log_softmax(log_variances, 0) + math.log(len(log_variances))
+    def _normalised(self, log_variances: Tensor) -> Tensor:
+        return log_softmax(log_variances, 0) + (math.log(len(log_variances)) + self.log_mean_variance)
 
 
 def pca_log_variances(singular_values: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from vae import divergences
 from vae.capture import Replayed, allow_recording
 from vae.data.fashion import unit_interval
 from vae.data.shapes import unpack
@@ -50,7 +51,7 @@ def shapes_parts() -> tuple[VAE, Objective, Tensor, Callable[[Tensor], Tensor], 
 def fashion_parts() -> tuple[VAE, Objective, Tensor, Callable[[Tensor], Tensor], int]:
     images = torch.randint(256, (60_000, 1, 32, 32), dtype=torch.uint8, device=DEVICE)
     objective = partial(
-        decomposition, alpha=FASHION.alpha, beta=FASHION.beta, divergence=fashion.mmd_to_prior
+        decomposition, alpha=FASHION.alpha, beta=FASHION.beta, divergence=divergences.dimensionwise_mmd
     )
     return fashion.build(FASHION), objective, images, unit_interval, FASHION.batch_size
 

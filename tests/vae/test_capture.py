@@ -10,10 +10,11 @@ from lightning_fabric import Fabric
 
 from tests.recordable import Recordable
 from tests.vae.test_training import Toy
+from vae import divergences
 from vae.capture import WARM_UP, Replayed
 from vae.experiments import fashion, pinwheel, shapes
 from vae.model import VAE
-from vae.objectives import Objective, beta_vae, decomposition
+from vae.objectives import Objective, beta_vae, decomposition, wae_mmd
 from vae.run import RunFolder, RunOptions
 from vae.training import shuffled, single_threaded, step, train
 
@@ -22,7 +23,7 @@ OPTIONS = RunOptions(Path("unused"))
 
 def mlp_objective() -> tuple[VAE, Objective]:
     model = pinwheel.build(pinwheel.Pinwheel(run=OPTIONS, num_points=40))[0]
-    divergence = partial(pinwheel.full_inclusive_kl, num_samples=20)
+    divergence = partial(divergences.inclusive_kl, num_samples=20)
     return model, partial(decomposition, alpha=1.0, beta=0.5, divergence=divergence)
 
 
@@ -104,7 +105,11 @@ def of_shapes(prior: str) -> tuple[VAE, Objective]:
 
 def of_fashion(gamma: float) -> tuple[VAE, Objective]:
     model = fashion.build(fashion.Fashion(gamma=gamma, run=OPTIONS))
-    return model, partial(decomposition, alpha=10.0, beta=1.0, divergence=fashion.mmd_to_prior)
+    return model, partial(decomposition, alpha=10.0, beta=1.0, divergence=divergences.dimensionwise_mmd)
+
+
+def whole_vectors() -> tuple[VAE, Objective]:
+    return fashion.build(fashion.Fashion(run=OPTIONS)), wae_mmd(10.0)
 
 
 @pytest.mark.parametrize(
@@ -116,6 +121,7 @@ def of_fashion(gamma: float) -> tuple[VAE, Objective]:
         pytest.param(partial(of_fashion, 0.0), (1, 32, 32), id="fashion-normal"),
         pytest.param(partial(of_fashion, 0.8), (1, 32, 32), id="fashion-sparse"),
         pytest.param(mlp_objective, (2,), id="pinwheel"),
+        pytest.param(whole_vectors, (1, 32, 32), id="whole-vector MMD"),
     ],
 )
 def test_a_step_waits_for_nothing_and_copies_nothing(make, event):

@@ -28,13 +28,22 @@ def test_clusters_do_not_meet_and_their_entropy_is_known(dims):
 def test_measured_biases_are_the_expected_ones(batch_size):
     encodings, prior = clusters(COUNT, SIZE, DIMS), standard_normal(DIMS)
     truth = estimators.exact_kl(encodings, prior, 100)
-    found = kl_estimates(encodings, prior, batch_size, 2000 if batch_size < 50 else 1, truth)
+    found = kl_estimates(encodings, prior, batch_size, 2000, truth)
     for name in ESTIMATORS:
         expected = math.log(COUNT) - expected_excess(name, COUNT, SIZE, batch_size)
-        if name == "mss" and batch_size == COUNT * SIZE:
-            continue  # the odd one has a fixed place in a batch of everything
         assert abs(found[name].bias - expected) < 4.5 * found[name].bias_error + 1e-4, name
     assert abs(found["exact"].bias) < 4.5 * found["exact"].bias_error + 0.2
+
+
+def test_one_minibatch_tells_no_error_but_where_that_is_known():
+    encodings, prior = clusters(COUNT, SIZE, DIMS), standard_normal(DIMS)
+    part, whole = (kl_estimates(encodings, prior, size, 1, 0.0) for size in (7, COUNT * SIZE))
+    for name in (*ESTIMATORS, "exact"):
+        assert math.isnan(part[name].bias_error) and math.isnan(part[name].deviation), name
+        assert math.isnan(whole[name].deviation), name
+    known = {name for name, one in whole.items() if one.bias_error == 0}
+    assert known == {"hfvae", "mws", "batch"}
+    assert math.isnan(whole["mss"].bias_error) and math.isnan(whole["exact"].bias_error)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -81,6 +81,26 @@ def test_the_gaussian_has_a_mean_variance_of_one_in_the_proportions_of_the_squar
     assert prior.event_shape == (4,) and prior.expand((3,)).rsample().shape == (3, 4)
 
 
+@pytest.mark.parametrize("scales", ["fixed", "learned", "free"])
+def test_the_gaussian_s_scale_is_that_of_the_whole(scales):
+    start = pca_log_variances(torch.tensor([40.0, 20.0, 10.0]))
+    isotropic = Gaussian(torch.zeros(5), scales, scale=0.5)()
+    torch.testing.assert_close(isotropic.variance, torch.full((5,), 0.25))
+    torch.testing.assert_close(
+        Gaussian(start, scales, 3.0)().variance, 9 * Gaussian(start, scales)().variance
+    )
+    z = torch.randn(4, 5)
+    torch.testing.assert_close(isotropic.log_prob(z), Normal(0.0, 0.5).log_prob(z).sum(1))
+    of_one = (0.5 * (start.log_softmax(0) + math.log(3))).exp()
+    assert Gaussian(start, scales)().base_dist.scale.equal(of_one)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
+def test_the_gaussian_s_scale_is_positive(scale):
+    with pytest.raises(ValueError, match="scale must be positive and finite"):
+        Gaussian(torch.zeros(2), scale=scale)
+
+
 def test_singular_values_of_zero_have_a_floor():
     variance = Gaussian(pca_log_variances(torch.tensor([5.0, 0.0])))().variance
     assert variance.tolist() == pytest.approx([2.0, 2e-12], rel=1e-5)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from vae import likelihoods
+from vae import divergences, likelihoods
 from vae.data.pinwheel import pinwheel
-from vae.experiments.pinwheel import Pinwheel, build, full_inclusive_kl
+from vae.experiments.pinwheel import Pinwheel, build
 from vae.model import VAE
 from vae.networks import DCGANDecoder, DCGANEncoder
 from vae.objectives import decomposition
@@ -15,7 +15,7 @@ from vae.priors import Sparse
 from vae.run import RunError, RunFolder, RunOptions
 from vae.training import shuffled, single_threaded, train
 
-DIVERGENCE = partial(full_inclusive_kl, num_samples=50)
+DIVERGENCE = partial(divergences.inclusive_kl, num_samples=50)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Figures, tables and the summary of `vae bias`."""
 
+import math
 from collections.abc import Mapping
 
 import numpy
@@ -131,7 +132,8 @@ EQUAL = "Exact KL(q‖p) at the log-likelihoods that the minibatch estimate reac
 
 
 def bias_table(study: Study, predicted: Predicted) -> Table:
-    """Bias ± its standard error, with the predicted one in brackets; and how many estimates are negative."""
+    """Bias ± its standard error, which a single minibatch does not tell, with the predicted bias in brackets; and how
+    many estimates are negative."""
     header = ["B"]
     for name in ESTIMATORS:
         header += [name, "< 0"]
@@ -141,7 +143,8 @@ def bias_table(study: Study, predicted: Predicted) -> Table:
         for name in ESTIMATORS:
             one = estimates[name]
             bias = predicted.get((name, size), study.limit(name, size))
-            row += [f"{one.bias:.3f} ± {one.bias_error:.3f} ({bias:.3f})", f"{100 * one.negative:.0f} %"]
+            error = "" if math.isnan(one.bias_error) else f" ± {one.bias_error:.3f}"
+            row += [f"{one.bias:.3f}{error} ({bias:.3f})", f"{100 * one.negative:.0f} %"]
         rows.append(row)
     return Table(header, rows)
 

@@ -14,9 +14,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.distributions import Distribution
 
-from vae import figures, likelihoods, metrics, priors, ranks, seeds
+from vae import divergences, figures, likelihoods, metrics, priors, seeds
 from vae.data.fashion import CLASSES, fashion_mnist, unit_interval
 from vae.model import VAE, Encoding, encode_all, evaluating
 from vae.networks import DCGANDecoder, DCGANEncoder
@@ -104,7 +103,9 @@ def experiment(config: Fashion, folder: RunFolder, fabric: Fabric) -> dict[str, 
     train(
         model,
         shuffled(images, config.batch_size, unit_interval),
-        partial(decomposition, alpha=config.alpha, beta=config.beta, divergence=mmd_to_prior),
+        partial(
+            decomposition, alpha=config.alpha, beta=config.beta, divergence=divergences.dimensionwise_mmd
+        ),
         epochs=config.epochs,
         lr=config.lr,
         betas=(config.adam_beta1, 0.999),
@@ -123,7 +124,7 @@ def experiment(config: Fashion, folder: RunFolder, fabric: Fabric) -> dict[str, 
         "hoyer_prior": metrics.hoyer(prior.sample((100_000,))).hoyer,
         "constant_dimensions": float(sparsity.constant_dimensions),
         "zero_vectors": float(sparsity.zero_vectors),
-        "mmd": mmd_to_prior(prior, encoding).item(),
+        "mmd": divergences.dimensionwise_mmd(prior, encoding).item(),
         **metrics.evaluate(model, batches(test_images), config.iwae_samples),
     }
     encoding = Encoding(*(item.cpu() for item in encoding))
@@ -154,12 +155,6 @@ def batches(images: Tensor) -> Iterable[Tensor]:
     return map(unit_interval, images.split(500))
 
 
-def mmd_to_prior(prior: Distribution, encoding: Encoding) -> Tensor:
-    """Eq 10 between the encodings' draws and as many of the prior: unbiased, so it may be below 0."""
-    result: Tensor = ranks.kernels().cauchy_mmd(encoding.z, ranks.sample(prior, encoding.z))
-    return result
-
-
 def draw(model: VAE, images: Tensor, classes: Tensor, encoding: Encoding, folder: RunFolder) -> None:
     """Figure 7 from the encodings of the test images; what else, from the first of each class."""
     by_class = [encoding.loc[classes == c] for c in range(len(CLASSES))]
@@ -187,14 +182,14 @@ def draw(model: VAE, images: Tensor, classes: Tensor, encoding: Encoding, folder
 
 
 def sweep(config: Fashion) -> dict[str, Any]:
-    """Every setting over several seeds, and sparsity and reconstruction against alpha for each gamma."""
+    """Every setting over several seeds, and sparsity, reconstruction and MMD against alpha for each gamma."""
     folder = RunFolder(config)
     children = seeds.variants(replace(config, sweep=False), SETTINGS, "0-1" if config.run.quick else "0-2")
     summaries = {name: seeds.run(child, experiment) for name, child in children.items()}
     series: dict[str, dict[float, Any]] = {}
     for name, child in children.items():
         series.setdefault(f"gamma={child.gamma:g}", {})[child.alpha] = summaries[name]
-    shown = {"hoyer_test": "hoyer_prior", "reconstruction": None, "log_likelihood": None}
+    shown = {"hoyer_test": "hoyer_prior", "reconstruction": None, "log_likelihood": None, "mmd": None}
     figures.against(series, shown, "alpha", folder.figures / "sparsity.png")
     folder.finish(summaries)
     return summaries

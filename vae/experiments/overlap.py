@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.distributions import Independent, Normal
+from torch.distributions import Distribution, Independent, Normal
 
 from vae import line_figures, seeds, tables
 from vae.data.pinwheel import pinwheel
@@ -61,10 +61,11 @@ class Overlap:
 
 
 class Setting(NamedTuple):
-    """Data points x [n, features], where they are encoded, and the trained encoder if there is one."""
+    """Data points x [n, features], where they are encoded, the prior, and the trained encoder if there is one."""
 
     x: Tensor
     loc: Tensor
+    prior: Distribution
     trained: Gaussian | None
 
     @property
@@ -111,14 +112,20 @@ def experiment(config: Overlap, folder: RunFolder, fabric: Fabric) -> dict[str, 
 def encoded(config: Overlap) -> Setting:
     if not config.model:
         points, _ = pinwheel(config.num_points)
-        return Setting(points, points, None)
+        return Setting(points, points, as_wide_as(points), None)
     _, model, data = finished.load(config.model)
     data = data[: config.num_points]
     if len(data) < config.num_points:
         raise RunError(f"--num-points {config.num_points} are more than the {len(data)} of the model's data")
     with torch.no_grad():
-        encoding = model.encode(data)
-    return Setting(data.flatten(1), encoding.loc, Gaussian(encoding.loc, encoding.scale))
+        encoding, prior = model.encode(data), model.prior()
+    return Setting(data.flatten(1), encoding.loc, prior, Gaussian(encoding.loc, encoding.scale))
+
+
+def as_wide_as(loc: Tensor) -> Distribution:
+    """The prior of encodings that no model has made: N(0, s² I), with their standard deviation s."""
+    scale = loc.var(0).mean().sqrt().expand(loc.shape[1])
+    return Independent(Normal(torch.zeros_like(scale), scale), 1)
 
 
 def families(
@@ -126,12 +133,15 @@ def families(
 ) -> Mapping[str, tuple[Callable[[float], Encoder], float, float]]:
     """By name: an encoder for each value of its setting, and the range of that."""
     loc, size, dims = setting.loc, setting.size, setting.loc.shape[1]
-    prior = Independent(Normal(loc.new_zeros(dims), size * loc.new_ones(dims)), 1)
     offsets = size * torch.randn(config.modes, dims)
     scale = size * loc.new_ones(())
     return {
         "Gaussian": (lambda sigma: Gaussian(loc, sigma * scale), 1e-4, 1e3),
-        "ball and prior": (lambda share: BallAndPrior(loc, config.radius * size, share, prior), 1e-4, 0.9999),
+        "ball and prior": (
+            lambda share: BallAndPrior(loc, config.radius * size, share, setting.prior),
+            1e-4,
+            0.9999,
+        ),
         "modes mixed": (lambda sigma: Multimodal(loc, offsets, sigma * scale), 1e-5, 1e3),
     }
 

@@ -12,10 +12,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.distributions import Distribution
 
 from pykernels import DiagonalGaussianMixture
-from vae import figures, likelihoods, metrics, priors, ranks, seeds
+from vae import divergences, figures, likelihoods, metrics, priors, ranks, seeds
 from vae.data.pinwheel import pinwheel
 from vae.model import VAE, Encoding
 from vae.networks import GaussianMLP
@@ -86,7 +85,9 @@ def experiment(config: Pinwheel, folder: RunFolder, fabric: Fabric) -> dict[str,
             decomposition,
             alpha=config.alpha,
             beta=config.beta,
-            divergence=partial(full_inclusive_kl, num_samples=min(config.batch_size, config.num_points)),
+            divergence=partial(
+                divergences.inclusive_kl, num_samples=min(config.batch_size, config.num_points)
+            ),
             data=own_points if config.batch_size < config.num_points else None,
         ),
         epochs=config.epochs,
@@ -98,7 +99,7 @@ def experiment(config: Pinwheel, folder: RunFolder, fabric: Fabric) -> dict[str,
         encoding, prior = model.encode(points), model.prior()
         nearest = torch.cdist(encoding.loc, prior.loc).argmin(1)
         summary = {
-            "inclusive_kl": full_inclusive_kl(prior, encoding, num_samples=20_000).item(),
+            "inclusive_kl": divergences.inclusive_kl(prior, encoding, num_samples=20_000).item(),
             "arm_assignment": metrics.assignment_accuracy(arms, nearest),
             **metrics.evaluate(model, test_points.split(100)),
         }
@@ -123,13 +124,6 @@ def build(config: Pinwheel) -> tuple[VAE, Tensor, Tensor, Tensor]:
 def model_and_data(config: Pinwheel) -> tuple[VAE, Tensor]:
     model, points, _, _ = build(config)
     return model, points
-
-
-def full_inclusive_kl(prior: Distribution, encoding: Encoding, *, num_samples: int) -> Tensor:
-    """KL(p(z)‖q(z)) from fresh prior draws to the mixture of the encodings."""
-    loc, scale, _ = encoding
-    result: Tensor = ranks.kernels().inclusive_kl(prior, loc, scale, num_samples=num_samples)
-    return result
 
 
 @torch.no_grad()

@@ -99,6 +99,7 @@ def on_random_networks(config: Theory, generator: torch.Generator) -> Iterator[R
     correlated = MultivariateNormal(torch.zeros(dims).double(), scale_tril=factor)
     student = Independent(StudentT(torch.full((dims,), 5.0).double()), 1)
     sparse = priors.Sparse(dims).double()()
+    refuse_where_infinite(student, config.betas)
 
     x, model = torch.randn(config.num_points, 4, dtype=torch.float64, generator=generator), networks(config)
     noise = torch.randn(config.draws, config.num_points, dims, dtype=torch.float64, generator=generator)
@@ -128,25 +129,44 @@ def on_random_networks(config: Theory, generator: torch.Generator) -> Iterator[R
 
 
 def on_a_trained_model(config: Theory, generator: torch.Generator) -> Iterator[Residual]:
-    """With the model's own prior as far as the statements go, else with N(0, I) in its place."""
+    """Each statement under N(0, I), and under the model's own prior where that is of the kind that it is about."""
     name, model, data = finished.load(config.model)
     model, x = model.double(), data[: config.num_points].double()
-    own = model.prior()
+    with torch.no_grad():
+        own = model.prior()
     dims = own.event_shape[0]
     standard = Independent(Normal(torch.zeros(dims).double(), torch.ones(dims).double()), 1)
+    gaussian, isotropic = theory.as_gaussian(own), theory.is_isotropic(own)
+    is_centred = gaussian is not None and not gaussian.mean.any()
+    factorises = isinstance(own, Independent)
+    if factorises:
+        refuse_where_infinite(own, config.betas)
     noise = torch.randn(config.draws, len(x), dims, dtype=torch.float64, generator=generator)
     with torch.no_grad():
         for beta in config.betas:
-            found = [*theory.corollary_1(model, x, noise, standard, beta)]
-            found += theory.corollary_2(model, x, noise, standard, beta)
-            for prior in (own, standard) if isinstance(own, Independent) else (standard,):
+            found: list[Residual] = []
+            for prior in (own, standard) if is_centred else (standard,):
+                found += theory.corollary_1(model, x, noise, prior, beta)
+                found += theory.corollary_2(model, x, noise, prior, beta)
+            for prior in (own, standard) if factorises or is_centred else (standard,):
                 found += theory.theorem_1(model, x, noise, prior, beta)
             for _ in range(config.rotations):
                 rotation = theory.random_rotation(dims, generator)
-                found += theory.theorem_2(model, x, noise, standard, beta, rotation)
-                if not theory.is_isotropic(own):
+                for prior in (own, standard) if isotropic else (standard,):
+                    found += theory.theorem_2(model, x, noise, prior, beta, rotation)
+                if not isotropic:
                     found.append(changed(theory.draws(model, x, noise), own, rotation))
             yield from (r._replace(statement=f"{r.statement}, model of vae {name}") for r in found)
+
+
+def refuse_where_infinite(prior: Distribution, betas: Sequence[float]) -> None:
+    """Theorem 1 is about priors with a finite F_β."""
+    for beta in betas:
+        try:
+            theory.log_annealing_constant(prior, beta)
+        except ValueError as error:
+            name = theory.prior_name(prior)
+            raise RunError(f"--betas {beta:g} is too low for the prior {name}: {error}") from error
 
 
 def changed(found: theory.Draws, prior: Distribution, rotation: Tensor) -> Residual:

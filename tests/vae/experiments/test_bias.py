@@ -1,8 +1,11 @@
 import json
+import math
 
 import pytest
 
 from vae.cli import main
+from vae.estimators import ESTIMATORS, Estimate, Study
+from vae.experiments.bias_report import bias_table
 from vae.experiments.regularised import OBJECTIVES
 
 TINY = (
@@ -41,6 +44,14 @@ def test_the_tables_say_it_in_words(run):
         "between weights",
     ):
         assert words in text
+
+
+def test_the_table_has_no_error_of_a_single_minibatch():
+    alone = Estimate(-0.1, math.nan, math.nan, 0.2, 0.0)
+    several = Estimate(-0.1, 0.02, 0.1, 0.2, 0.0)
+    study = Study({size: dict.fromkeys(ESTIMATORS, one) for size, one in ((2, several), (4, alone))}, 1, 2, 8)
+    first, second = bias_table(study, {}).rows
+    assert first[1] == "-0.100 ± 0.020 (-0.079)" and second[1] == "-0.100 (-0.079)"
 
 
 def test_a_stopped_study_takes_up_its_finished_trainings(run, capsys):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.vae.idx_files import write_fashion
+from vae import divergences, figures
 from vae.cli import main
 from vae.experiments import fashion
 from vae.training import single_threaded
@@ -59,9 +60,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(whole, data, tmp_path, monkeypat
             raise KeyboardInterrupt
         return original(prior, encoding)
 
-    original = fashion.mmd_to_prior
+    original = divergences.dimensionwise_mmd
     with monkeypatch.context() as patch:
-        patch.setattr(fashion, "mmd_to_prior", stop)
+        patch.setattr(divergences, "dimensionwise_mmd", stop)
         assert command(data, tmp_path / "run", *SHORT) == 130
     assert not (tmp_path / "run" / "summary.json").exists()
     moved = tmp_path / "moved"
@@ -80,8 +81,8 @@ def test_the_divergence_is_that_of_the_batch_against_as_many_draws():
     with torch.no_grad():
         encoding = model.encode(torch.rand(200, 1, 32, 32))
         prior = model.prior()
-        far = fashion.mmd_to_prior(prior, encoding._replace(z=encoding.z + 5)).item()
-        same = fashion.mmd_to_prior(prior, encoding._replace(z=prior.sample((200,)))).item()
+        far = divergences.dimensionwise_mmd(prior, encoding._replace(z=encoding.z + 5)).item()
+        same = divergences.dimensionwise_mmd(prior, encoding._replace(z=prior.sample((200,)))).item()
     assert abs(same) < 0.2 < far
 
 
@@ -102,9 +103,20 @@ def test_presets_and_flags_over_them(data, tmp_path):
     assert fashion.Fashion.presets["quick"]["epochs"] == 2
 
 
-def test_sweep(data, tmp_path, capsys):
+def test_sweep(data, tmp_path, capsys, monkeypatch):
+    drawn = []
+
+    def record(series, shown, *rest):
+        drawn.append((series, shown))
+        original(series, shown, *rest)
+
+    original = figures.against
+    monkeypatch.setattr(figures, "against", record)
     flags = ["--epochs", "1", *SHORT[2:], "--sweep", "--seeds", "0-1"]
     assert command(data, tmp_path / "run", *flags) == 0
+    ((series, shown),) = drawn
+    assert set(series) == {"gamma=0", "gamma=0.8"}
+    assert set(shown) == {"hoyer_test", "reconstruction", "log_likelihood", "mmd"}
     summary = read(tmp_path / "run")
     assert next(iter(summary)) == "gamma=0 alpha=0" and len(summary) == 6
     assert len(summary["gamma=0.8 alpha=1000"]["hoyer_test"]["values"]) == 2

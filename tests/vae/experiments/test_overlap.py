@@ -1,8 +1,12 @@
 import json
 
 import pytest
+import torch
 
 from vae.cli import main
+from vae.experiments import overlap
+from vae.experiments.overlap import Overlap
+from vae.priors import GaussianMixture
 
 FLAGS = ("--num-points", "80", "--modes", "10", "--draws", "4", "--device", "cpu")
 
@@ -33,6 +37,22 @@ def test_a_trained_encoder(tmp_path):
     ]
     assert len(information) == 5
     assert max(information) - min(information) < 0.4
+
+
+def test_the_ball_is_mixed_with_the_prior_of_the_model(tmp_path):
+    trained = str(tmp_path / "trained")
+    assert main(["pinwheel", "--epochs", "1", "--device", "cpu", "--out", trained]) == 0
+    config = Overlap(model=trained, num_points=80)
+    setting = overlap.encoded(config)
+    ball = overlap.families(config, setting)["ball and prior"][0](0.5)
+    z = torch.randn(20, 2)
+    torch.testing.assert_close(ball.prior.log_prob(z), GaussianMixture("cross")().log_prob(z))
+
+
+def test_without_a_model_the_prior_is_as_wide_as_the_encodings():
+    setting = overlap.encoded(Overlap(num_points=80))
+    assert not setting.prior.mean.any()
+    torch.testing.assert_close(setting.prior.variance, torch.full((2,), setting.size**2))
 
 
 def test_bad_values_are_named(tmp_path, capsys):

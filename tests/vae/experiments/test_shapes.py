@@ -9,7 +9,7 @@ from vae.data.shapes import shapes as load
 from vae.data.shapes import unpack
 from vae.experiments import shapes
 from vae.experiments.shapes import Shapes, build_prior
-from vae.run import RunOptions
+from vae.run import RunFolder, RunOptions
 from vae.training import single_threaded
 
 SUBSET = ("--subset", "1", "5", "13", "16", "16")  # 96 images
@@ -160,6 +160,37 @@ def test_seeds_and_sweep_and_figure_2_of_what_they_left(tmp_path, capsys, monkey
     assert command(tmp_path / "other", *other) == 0
     assert command(tmp_path / "x", "--figure2", str(child), str(tmp_path / "other")) == 2
     assert "differ in --epochs, --lr" in capsys.readouterr().err
+
+
+def finish(out, seed, **settings):
+    folder = RunFolder(Shapes(prior="student-t", run=RunOptions(out / f"seed-{seed}", seed=seed), **settings))
+    scores = {"disentanglement": 0.2, "disentanglement_mapped": 0.3}
+    published = {"disentanglement_published": 0.4, "disentanglement_published_mapped": 0.5}
+    folder.finish({"log_likelihood": -100.0 - seed, **scores, **published})
+
+
+@pytest.mark.parametrize(
+    ("paper_code", "values", "words"), [(False, [0.2, 0.3], "held out"), (True, [0.4, 0.5], "published")]
+)
+def test_figure_2_has_the_score_of_the_runs_protocol(tmp_path, monkeypatch, paper_code, values, words):
+    drawn = []
+    monkeypatch.setattr(
+        shapes.figures, "tradeoff", lambda series, labels, *rest: drawn.append((series, labels))
+    )
+    for seed in (0, 1):
+        finish(tmp_path / "runs", seed, paper_code=paper_code)
+    assert command(tmp_path / "drawn", "--figure2", str(tmp_path / "runs")) == 0
+    ((series, labels),) = drawn
+    assert [points[1.0][1]["mean"] for points in series.values()] == pytest.approx(values)
+    assert words in labels[1]
+
+
+def test_figure_2_mixes_no_protocols(tmp_path, capsys):
+    for seed in (0, 1):
+        finish(tmp_path / "a", seed, paper_code=True)
+        finish(tmp_path / "b", seed, df=5.0)
+    assert command(tmp_path / "drawn", "--figure2", str(tmp_path)) == 2
+    assert "some of these runs are with --paper-code" in capsys.readouterr().err
 
 
 def test_figure_2_of_nothing(tmp_path, capsys):
