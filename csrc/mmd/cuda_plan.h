@@ -19,8 +19,10 @@ constexpr int64_t kListedBlocks = 1056;     // of launches that seldom find anyt
 constexpr int64_t kMostMemory = 256 << 20;  // for batch elements that could as well follow one another
 constexpr int kLaneDims = 64;
 constexpr int64_t kMostDims = kLaneDims * kMostGridRows;
-// Up to here sums over all pairs are faster: instructions of all threads, and pairs of a point.
+// Up to here sums over all pairs are faster: instructions of all threads, which count for more where their
+// blocks are too few for a GPU, and points.
 template <class T> constexpr double kPairWork = sizeof(T) == 4 ? 4e8 : 6e7;
+constexpr int64_t kEnoughBlocks = 132;
 constexpr int64_t kPairPoints = 2048;
 
 static inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -30,10 +32,11 @@ static inline int64_t at_least(int64_t a, int64_t b) { return a > b ? a : b; }
 template <class T> bool takes_panels(const MmdProblem& p, bool slopes) {
   if (p.order == 0 || p.method == MmdMethod::direct) return false;
   if (p.method == MmdMethod::panels) return true;
-  const double points = static_cast<double>(p.n) + static_cast<double>(p.m);
-  return p.n + p.m > kPairPoints ||
-         points * points * static_cast<double>(p.dims * batch_count(p.batch)) * (slopes ? 32 : 10) >
-             kPairWork<T>;
+  if (p.n + p.m > kPairPoints) return true;
+  const int64_t columns = p.dims * batch_count(p.batch), points = p.n + p.m;
+  const int64_t blocks = columns * (divide_up(p.n, kPairTile<T>) + divide_up(p.m, kPairTile<T>));
+  const double work = static_cast<double>(points * points * columns) * (slopes ? 32 : 10);
+  return work * kEnoughBlocks > kPairWork<T> * static_cast<double>(at_most(blocks, kEnoughBlocks));
 }
 
 struct MmdPlan {
