@@ -93,7 +93,7 @@ def start(options: RunOptions) -> Fabric:
     if TorchElasticEnvironment.detect():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-        # Ranks start alike by their seed, and only some buffers of a model may be alike.
+        # Ranks start alike by their seed, and stay alike.
         strategy = DDPStrategy(broadcast_buffers=False, init_sync=False)
     fabric = Fabric(
         accelerator=device,
