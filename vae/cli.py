@@ -68,19 +68,27 @@ def parse(config_class: Any, flags: Sequence[str], prog: str) -> Any:
     """The settings: given flags, over those of the run being resumed or of chosen presets, over the defaults."""
     import tyro
 
-    from vae.run import stored_config
+    from vae.run import RunError, check_finite, check_resumable, stored_config
 
     # --seed and not --run.seed, wherever the field is
     flat = (tyro.conf.OmitArgPrefixes,)
     read = partial(tyro.cli, config_class, args=flags, prog=prog, config=flat)
     config = read()
+    check_resumable(config.run)
     if stored := stored_config(config_class, config.run):
-        return read(default=stored)
-    chosen: dict[str, Any] = {}
-    for flag, settings in config_class.presets.items():
-        if any(getattr(part, flag, False) for part in (config, config.run)):
-            chosen |= settings
-    return read(default=config_class(**chosen)) if chosen else config
+        config = read(default=stored)
+    else:
+        chosen: dict[str, Any] = {}
+        for flag, settings in config_class.presets.items():
+            if any(getattr(part, flag, False) for part in (config, config.run)):
+                chosen |= settings
+        config = read(default=config_class(**chosen)) if chosen else config
+    check_finite(config)
+    if config.run.seeds and any(flag.partition("=")[0] == "--seed" for flag in flags):
+        raise RunError(
+            f"--seed {config.run.seed} is of no use beside --seeds {config.run.seeds}: give one of them"
+        )
+    return config
 
 
 if __name__ == "__main__":

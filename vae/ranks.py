@@ -130,6 +130,10 @@ def sample(prior: Distribution, rows: Tensor) -> Tensor:
     return drawn if _held is None else drawn[_held.positions]
 
 
+def part_is_held() -> bool:
+    return _held is not None
+
+
 def parts_are_known(what: str) -> None:
     """Raises an error where `what`, which cannot be computed from parts, would be."""
     if _held is not None and world_size() > 1:

@@ -10,6 +10,7 @@ figures/*.png
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import warnings
@@ -68,6 +69,23 @@ def parse_seeds(text: str) -> list[int]:
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise RunError(f"--seeds {text} is not two or more different seeds: write them like 0-9 or 0,3,7")
     return seeds
+
+
+def check_finite(config: Any) -> None:
+    """Raises an error for a setting that is infinite, or no number at all."""
+    for name, value in asdict(config).items():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, float) and not math.isfinite(one):
+                raise RunError(f"--{name.replace('_', '-')} {one} must be finite: give a number")
+
+
+def check_resumable(options: RunOptions) -> None:
+    """Raises an error where the folder to resume does not exist: its name may be mistyped. An empty one is of a run
+    that was stopped early."""
+    if options.resume and not options.out.exists():
+        raise RunError(
+            f"{options.out} holds no run to resume (no such folder): check --out, or drop --resume"
+        )
 
 
 class RunFolder:

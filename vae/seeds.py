@@ -1,5 +1,6 @@
 """An experiment run once, or once for every seed with intervals over them."""
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -75,7 +76,9 @@ def table(columns: Mapping[str, Mapping[str, Any]]) -> str:
     rows += [[name, *(_cell(summary[name]) for summary in columns.values())] for name in names]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    several = any(isinstance(value, Mapping) for column in columns.values() for value in column.values())
+    said = ["±: half-width of the 95 % Student-t interval over the seeds"] if several else []
+    return "\n".join([*(line.rstrip() for line in lines), *said])
 
 
 def _cell(value: Any) -> str:
@@ -93,8 +96,9 @@ def start(options: RunOptions) -> Fabric:
     if TorchElasticEnvironment.detect():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-        # Ranks start alike by their seed, and only some buffers of a model may be alike.
+        # Ranks start alike by their seed, and stay alike.
         strategy = DDPStrategy(broadcast_buffers=False, init_sync=False)
+    logging.getLogger("lightning_fabric.utilities.rank_zero").addFilter(_is_news)
     fabric = Fabric(
         accelerator=device,
         strategy=strategy,
@@ -104,6 +108,11 @@ def start(options: RunOptions) -> Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not of the precision, which was asked for, and of which every Fabric would tell anew."""
+    return "Automatic Mixed Precision" not in record.getMessage()
 
 
 def _has_bfloat16(device: str) -> bool:

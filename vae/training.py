@@ -50,7 +50,7 @@ def train(
     if fabric.world_size > 1 and any(isinstance(m, _BatchNorm) for m in model.modules()):
         raise RunError("BatchNorm sees the rows of one process only: start one, without torchrun")
     with warnings.catch_warnings():
-        # The flag that is to replace broadcast_buffers cannot yet leave a bank's shards as they are.
+        # What is to replace it is not in torch before 2.13.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")
         wrapped, optimizer = fabric.setup(model, bare_optimizer)
     wrapped.mark_forward_method("encode")

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from vae import likelihoods, ranks, seeds
 from vae.bank import EncodingBank
 from vae.cli import main
 from vae.divergences import nothing
 from vae.experiments.pinwheel import Pinwheel, build
-from vae.model import VAE
+from vae.model import VAE, Encoding
 from vae.networks import DCGANDecoder, DCGANEncoder
 from vae.objectives import Terms, decomposition
 from vae.priors import Sparse
@@ -93,6 +94,16 @@ def refused(out: Path) -> list[str]:
     return said
 
 
+def left_alone() -> bool:
+    """Whether `DistributedDataParallel` as it comes, which sends the first rank's buffers around, leaves the encodings
+    of this rank as they are, and the model's state with all of them."""
+    shard, everything = Shard.of(99), torch.arange(99.0).unsqueeze(1) + 1
+    model, own = torch.nn.Linear(2, 2), shard.own(everything)
+    model.bank = EncodingBank(Encoding(own, own, own), shard)
+    DistributedDataParallel(model)(torch.zeros(1, 2))
+    return model.bank.loc.equal(own) and model.state_dict()["bank.scale"].equal(everything)
+
+
 def fork(size: int, function: Callable[[], None]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -116,6 +127,7 @@ def of_rank(out: Path, options: dict[str, object]) -> None:
         try:
             state = run(out, **options)
             said = refused(out / "refused")
+            assert left_alone()
             if ranks.is_first():
                 torch.save({"state": state, "refused": said}, out / "found.pt")
         except KeyboardInterrupt:

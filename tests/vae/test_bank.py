@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -9,6 +11,7 @@ from vae.bank import EncodingBank
 from vae.experiments.pinwheel import Pinwheel, build
 from vae.model import Encoding
 from vae.objectives import decomposition
+from vae.ranks import Shard
 from vae.run import RunFolder, RunOptions
 from vae.training import shuffled, single_threaded, train
 
@@ -109,6 +112,155 @@ def test_its_gradient_is_that_of_the_exact_divergence():
     ours = torch.autograd.grad(total, (loc, scale))
     torch.testing.assert_close(torch.cat(ours), torch.cat(exact), rtol=0.03, atol=0.01)
     assert torch.cat(exact).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("field", ["loc", "scale"])
+def test_what_is_not_finite_is_not_put_in(bad, field):
+    """The batch's own value tells; the rest of the bank goes on as if it had not come."""
+    everything, index = encoding(50), torch.tensor([4, 49, 0])
+    bank, moved = EncodingBank(everything), encoding(50, seed=1)
+    prior = Independent(Normal(torch.zeros(2), torch.ones(2), validate_args=False), 1)
+    bank.refresh(torch.arange(10, 20), rows(moved, slice(10, 20)))
+    drift = bank.drift
+    batch = rows(moved, index)
+    getattr(batch, field)[1, 0] = bad
+    batch = batch._replace(z=batch.loc + batch.scale * torch.randn(3, 2))
+    assert not bank.exclusive_kl(prior, batch, index=index).isfinite()
+    assert bank.loc[49].equal(everything.loc[49]) and bank.scale[49].equal(everything.scale[49])
+    assert bank.loc[[4, 0]].equal(moved.loc[[4, 0]])
+    if field == "loc":
+        assert bank.drift[0] == drift[0] > 0
+    assert bank.exclusive_kl(PRIOR, rows(moved, index[:1]), index=index[:1]).isfinite()
+
+
+def test_a_displacement_beyond_all_numbers_does_not_stay():
+    bank, index = EncodingBank(encoding(50)), torch.tensor([7])
+    bank.refresh(index, Encoding(torch.full((1, 2), 1e30), torch.ones(1, 2), torch.ones(1, 2)))
+    bank.refresh(index, rows(encoding(50), index))
+    assert not bank.drift.any()
+
+
+def test_evaluation_does_not_change_it():
+    stale, now, index = encoding(50), encoding(50, seed=1), torch.tensor([4, 49, 0])
+    bank = EncodingBank(stale)
+    before = {name: item.clone() for name, item in bank.state_dict().items()}
+    bank.eval()
+    value = bank.exclusive_kl(PRIOR, rows(now, index), index=index)
+    bank.decomposed_kl(PRIOR, rows(now, index), index=index, total_correlation=1.0)
+    assert all(item.equal(before[name]) for name, item in bank.state_dict().items())
+    loc, scale = (torch.clone(item) for item in stale[:2])
+    loc[index], scale[index] = now.loc[index], now.scale[index]
+    torch.testing.assert_close(value, exclusive_kl(now.z[index], loc, scale, PRIOR))
+    bank.refresh(index, rows(now, index))  # asked for by name
+    assert bank.loc.equal(loc) and bank.scale.equal(scale)
+
+
+def test_it_moves_and_converts_with_the_model():
+    model = torch.nn.ModuleList([EncodingBank(encoding(5))]).double()
+    assert {item.dtype for item in (model[0].loc, model[0].scale, model[0].drift)} == {torch.float64}
+
+
+def test_whole_numbers_of_either_kind_are_an_index():
+    everything, index = encoding(50), torch.tensor([4, 49, 0])
+    batch = rows(encoding(50, seed=1), index)
+    values = [
+        EncodingBank(everything).decomposed_kl(PRIOR, batch, index=kind, total_correlation=1.0)
+        for kind in (index, index.int())
+    ]
+    assert values[0].equal(values[1])
+
+
+def test_repeated_points_may_differ_by_rounding():
+    index = torch.tensor([4, 7, 4])
+    batch = rows(encoding(50, seed=1), index)
+    batch.loc[2] *= 1 + 1e-6
+    EncodingBank(encoding(50)).refresh(index, batch)
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "message"),
+    [
+        ([4, 9, 0], TypeError, r"index must be a tensor of int64 or int32, but came as list"),
+        (torch.ones(3, dtype=torch.bool), TypeError, r"index .* came as torch\.bool: .*mask\.nonzero"),
+        (torch.arange(2), ValueError, r"index must have shape \[B\], .* \[2\] and encoding\.loc \[3, 2\]"),
+        (torch.tensor(4), ValueError, r"index must have shape \[B\], .* \[\]"),
+        (torch.tensor([4, 50, 0]), ValueError, "index must be between 0 and 49, .* but has 50"),
+        (torch.tensor([4, -1, 0]), ValueError, "index must be between 0 and 49, .* but has -1"),
+        (torch.tensor([4, 0, 4]), ValueError, "index must name a data point once"),
+    ],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_wrong_index_is_named_before_anything_changes(index, error, message, training):
+    bank, batch = EncodingBank(encoding(50)).train(training), encoding(3, seed=1)
+    before = {name: item.clone() for name, item in bank.state_dict().items()}
+    with pytest.raises(error, match=message):
+        bank.exclusive_kl(PRIOR, batch, index=index)
+    assert all(item.equal(before[name]) for name, item in bank.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("loc", "scale", "error", "message"),
+    [
+        (torch.zeros(3), torch.ones(3), ValueError, r"encoding\.loc must have shape \[B, "),
+        (
+            torch.zeros(3, 2),
+            torch.tensor(1.0),
+            ValueError,
+            r"encoding\.scale must have .*\[\]: use scale\.expand_as",
+        ),
+        (torch.zeros(3, 2), -torch.ones(3, 2), ValueError, r"encoding\.scale must be positive .* -1\.0"),
+        (
+            torch.zeros(3, 2),
+            torch.ones(3, 2).double(),
+            TypeError,
+            r"encoding\.scale must be torch\.float32|floating",
+        ),
+    ],
+)
+def test_wrong_encodings_are_named(loc, scale, error, message):
+    with pytest.raises(error, match=message):
+        EncodingBank(Encoding(loc, scale, loc))
+    with pytest.raises(error, match=message):
+        EncodingBank(encoding(50)).refresh(torch.arange(3), Encoding(loc, scale, loc))
+
+
+def test_a_bank_begins_with_finite_encodings_of_its_own_shard():
+    everything = encoding(50)
+    with pytest.raises(ValueError, match="encoding must hold the shard's 20 data points, but holds 50"):
+        EncodingBank(everything, Shard(0, 20, 50))
+    everything.loc[3, 1] = math.nan
+    with pytest.raises(ValueError, match=r"encoding\.loc and encoding\.scale must be finite"):
+        EncodingBank(everything)
+
+
+def test_a_shard_alone_is_refused():
+    """Where no part of a batch is held, the other ranks' encodings would be left out in silence."""
+    batch, index = encoding(3), torch.arange(3)
+    bank = EncodingBank(encoding(20), Shard(0, 20, 50))
+    for call in (bank.refresh, bank.mixture):
+        with pytest.raises(
+            ValueError, match=r"must be called while all ranks hold .*20 of 50.*shard\.holding"
+        ):
+            call(index, batch)
+    with pytest.raises(ValueError, match="none is held"):
+        bank.exclusive_kl(PRIOR, batch, index=index)
+
+
+@pytest.mark.parametrize("n", [20, 200])
+def test_the_state_of_a_bank_of_another_size_is_refused(n):
+    bank = EncodingBank(encoding(50))
+    with pytest.raises(RuntimeError, match=rf"size mismatch for loc: .* \[50, 2\].* \[{n}, 2\]"):
+        bank.load_state_dict(EncodingBank(encoding(n)).state_dict())
+    assert bank.loc.equal(encoding(50).loc)
+
+
+def test_a_state_without_encodings_is_refused():
+    bank = EncodingBank(encoding(50))
+    state = {name: item for name, item in bank.state_dict().items() if name != "scale"}
+    with pytest.raises(RuntimeError, match=r"Missing key.*\"scale\""):
+        bank.load_state_dict(state)
+    assert bank.load_state_dict(state, strict=False).missing_keys == ["scale"]
 
 
 def run(out, *, resume=False, stop_after=None):

@@ -53,6 +53,11 @@ def test_an_experiment_lists_its_flags(capsys, experiment, own):
         (["--lr", "0"], "--lr 0.0 must be positive"),
         (["--epochs", "-5"], "--epochs -5 must be positive"),
         (["--seeds", "3"], "write them like 0-9"),
+        (["--alpha", "nan"], "--alpha nan must be finite"),
+        (["--lr", "inf"], "--lr inf must be finite"),
+        (["--seed", "7", "--seeds", "0-1"], "--seed 7 is of no use beside --seeds 0-1: give one of them"),
+        (["--seed=0", "--seeds=0-1"], "--seed 0 is of no use beside --seeds 0-1"),
+        (["--resume"], "holds no run to resume (no such folder): check --out"),
     ],
 )
 def test_bad_values_are_named_before_anything_is_written(tmp_path, capsys, flags, message):
@@ -60,6 +65,19 @@ def test_bad_values_are_named_before_anything_is_written(tmp_path, capsys, flags
     assert main(["pinwheel", "--out", str(out), *flags]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_every_number_of_a_list_must_be_finite(tmp_path, capsys):
+    assert main(["shapes", "--out", str(tmp_path / "run"), "--betas", "1", "nan"]) == 2
+    assert "--betas nan must be finite" in capsys.readouterr().err
+
+
+def test_an_empty_folder_starts_again(tmp_path, capsys):
+    """As a run leaves it that was killed at once."""
+    (tmp_path / "run").mkdir()
+    flags = ["--epochs", "1", "--num-points", "20", "--batch-size", "20"]
+    assert main(["pinwheel", "--out", str(tmp_path / "run"), "--resume", *flags]) == 0
+    assert (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.parametrize("flags", [["--prior", "triangle"], ["--alhpa", "1"], ["--epochs", "many"]])

@@ -1,4 +1,5 @@
 import json
+import logging
 from dataclasses import dataclass
 
 import pytest
@@ -40,7 +41,9 @@ def test_the_table_lines_up():
         "           a       b",
         "kl    2 ± 13  0.1235",
         "iwae  -2 ± 0       7",
+        "±: half-width of the 95 % Student-t interval over the seeds",
     ]
+    assert table({"b": {"kl": 0.12345}}).splitlines() == ["         b", "kl  0.1235"]
 
 
 def test_variants_have_folders_and_seeds_of_their_own(tmp_path):
@@ -55,6 +58,20 @@ def test_variants_have_folders_and_seeds_of_their_own(tmp_path):
 
 def test_a_label_has_words_and_numbers():
     assert label({"prior": "student-t", "df": 3.0, "beta": 0.5}) == "prior=student-t df=3 beta=0.5"
+
+
+def test_nothing_is_logged_of_the_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(seeds, "_has_bfloat16", lambda device: True)
+    said, logger = [], logging.getLogger("lightning_fabric.utilities.rank_zero")
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        seeds.start(RunOptions(tmp_path, device="cpu", precision="mixed"))
+        logger.info("something else")
+    finally:
+        logger.removeHandler(handler)
+    assert said == ["something else"]
 
 
 @pytest.mark.parametrize("has_bfloat16", [False, True])
