@@ -123,7 +123,8 @@ def mmd(
 
     Distances are formed from differences in float64, and in float32 by a float64 matrix product, which is many times
     faster. Gradients reach every tensor, to any order, and are recomputed by tiles. Equal arguments give equal bits,
-    from run to run, on one device. The cost is O((n + m)^2 D) time and O((n + m) D) memory.
+    from run to run, on one device. The cost is O((n + m)^2 D) time and O((n + m) D) memory; under the transforms of
+    torch.func, which allow no recomputing, gradients take O((n + m)^2), in float64 O((n + m)^2 D) memory.
 
     Raises:
         TypeError: an argument is no floating-point tensor, or float64 meets another dtype.

@@ -21,7 +21,7 @@ parameters for example. An encoder of any n then trains in the memory of one blo
 
 `torch.autograd.grad` with respect to such leaves is not served, and DistributedDataParallel, which expects one gradient
 of each parameter, neither: reduce the `.grad` yourself. An encoder that draws random numbers must draw the same in both
-passes.
+passes. The transforms of torch.func are refused.
 
 With `pykernels.distributed` each rank streams its own: give all n of `num_components`, and merge what the ranks have
 with `pykernels.distributed.logsumexp`.
@@ -91,6 +91,11 @@ def _streamed(
     value: Tensor, blocks: Blocks, num_components: int | None, joint: bool, marginal: bool
 ) -> Tensor:
     """The densities asked for as columns, the joint one first."""
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "pykernels.streaming does not work under torch.func (grad, vmap and so on), which cannot come back to the "
+            "blocks: use backward(), or the function of the same name in pykernels, with all encodings at once"
+        )
     if isinstance(blocks, Iterator):
         raise TypeError(
             f"blocks must be iterable again and again, but is {type(blocks).__name__}, which gives its items once: "

@@ -31,7 +31,8 @@ def sliced_wasserstein(
 
     Gradients reach x and y, to any order almost everywhere (the order of points does not change nearby). The result
     is determined by the arguments and the generator's state. The cost is O(P (n + m) (D + log(n + m))) time; the
-    memory is O((n + m) D) and a bounded number of projections at a time, recomputed in the backward pass.
+    memory is O((n + m) D) and a bounded number of projections at a time, recomputed in the backward pass; under the
+    transforms of torch.func, which allow no recomputing, gradients take O(P (n + m)) memory.
 
     Raises:
         TypeError: an argument is no floating-point tensor, or float64 meets another dtype.

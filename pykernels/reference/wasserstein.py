@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from .recomputing import recomputed
 
 CHUNK_ELEMENTS = 1 << 22  # of one [*batch, projections, n] temporary
 
@@ -13,8 +14,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
     parts = directions.split(max(1, CHUNK_ELEMENTS // per_direction))
     if len(parts) == 1:
         return _along(x, y, directions) / len(directions)
-    sums = [checkpoint(_along, x, y, p, use_reentrant=False, preserve_rng_state=False) for p in parts]
-    total: Tensor = sum(sums)
+    total: Tensor = sum(recomputed(_along, x, y, part) for part in parts)
     return total / len(directions)
 
 
