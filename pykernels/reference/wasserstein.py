@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .precision import as_given
 from .recomputing import recomputed
 
 CHUNK_ELEMENTS = 1 << 22  # of one [*batch, projections, n] temporary
@@ -20,7 +21,8 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
 
 def _along(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
     """The sum over directions of the squared distance along each."""
-    x, y = ((t @ directions.mT).mT.sort(-1).values for t in (x, y))
+    with as_given(x.device):
+        x, y = ((t @ directions.mT).mT.sort(-1).values for t in (x, y))
     n, m = x.shape[-1], y.shape[-1]
     if n == m:
         return (x - y).square().mean(-1).sum(-1)
