@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ._checks import _computing_dtype, _may_be_read, _shape
 from .reference.minibatch import ESTIMATORS as OF_MINIBATCHES
@@ -71,15 +70,6 @@ def own_encodings(z: Tensor, loc: Tensor, index: Tensor | None) -> None:
         raise ValueError(
             f"index must be given where z has another number of rows than loc, but z has shape {_shape(z)}, loc "
             f"{_shape(loc)} and index is None: give the row of loc that each z was drawn from"
-        )
-
-
-def prior_marginals(prior: Distribution, known: bool) -> None:
-    if not known:
-        raise TypeError(
-            f"prior must be one whose marginals are known, Independent(..., 1), MultivariateNormal, "
-            f"DiagonalGaussianMixture or a MixtureSameFamily of the first two, but is {type(prior).__name__}: "
-            "exclusive_kl takes any prior"
         )
 
 

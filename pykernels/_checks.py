@@ -177,64 +177,6 @@ def diagonal_gaussian_parts(mixture: MixtureSameFamily) -> tuple[Categorical, No
     )
 
 
-def inclusive_kl_arguments(
-    prior: Distribution, loc: Tensor, num_samples: int | None, samples: Tensor | None
-) -> None:
-    if (num_samples is None) == (samples is None):
-        came = "neither" if samples is None else "both"
-        raise ValueError(
-            f"exactly one of num_samples and samples must be given, but {came} came: num_samples draws from "
-            "the prior, samples are points already drawn"
-        )
-    if num_samples is not None:
-        positive_count("num_samples", num_samples)
-    _computing_dtype({"loc": loc})
-    if loc.dim() != 2:
-        raise ValueError(
-            f"loc must have shape [n, D], all encodings in one list, but has shape {_shape(loc)}: "
-            "reshape it, or call once per batch element"
-        )
-    prior_of_points(prior, loc)
-    dims = loc.shape[-1:]
-    if samples is not None:
-        _computing_dtype({"samples": samples, "loc": loc})
-        if samples.dim() != 2 or samples.shape[0] == 0 or samples.shape[1:] != dims:
-            raise ValueError(
-                f"samples must have shape [B, {dims[0]}] with B >= 1, but has shape {_shape(samples)}: "
-                "draw them with prior.sample((B,))"
-            )
-
-
-def prior_of_points(prior: Distribution, loc: Tensor) -> None:
-    """Checks that `prior` is a distribution of points in the space of `loc` [n, D]."""
-    if not isinstance(prior, Distribution):
-        raise TypeError(
-            f"prior must be a torch.distributions.Distribution, but came as {type(prior).__name__}: "
-            "pass the distribution itself, not its samples or its log-density"
-        )
-    dims = loc.shape[-1:]
-    if prior.event_shape == () and prior.batch_shape == dims:
-        raise ValueError(
-            f"prior must have event_shape {tuple(dims)}, but that is its batch_shape: wrap it with "
-            "torch.distributions.Independent(prior, 1) so that its dimensions make one point"
-        )
-    if prior.event_shape != dims or prior.batch_shape != ():
-        raise ValueError(
-            f"prior must have event_shape {tuple(dims)}, as loc has shape {_shape(loc)}, and no batch_shape, "
-            f"but has event_shape {tuple(prior.event_shape)} and batch_shape {tuple(prior.batch_shape)}: "
-            "build it for the space that the encodings live in"
-        )
-
-
-def no_lost_gradient(prior_log_prob: Tensor) -> None:
-    """`prior_log_prob` is taken at points that carry no gradient, so that one can only be for a parameter."""
-    if prior_log_prob.requires_grad:
-        raise ValueError(
-            "prior must have rsample where one of its parameters requires a gradient, because the gradient "
-            "through the drawn points would be lost: pass samples that carry it, or detach the parameters"
-        )
-
-
 def _computing_dtype(named: dict[str, Tensor]) -> torch.dtype:
     """float64 if every tensor is, float32 for any mixture of float32 and the half types."""
     for name, tensor in named.items():

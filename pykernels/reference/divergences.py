@@ -26,12 +26,14 @@ def inclusive_kl(
     *,
     num_samples: int | None = None,
     samples: Tensor | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """KL(p || q) = (1/B) sum_j [log p(z_j) - log q(z_j)], z_j ~ p, with q the mixture of all n components."""
     if samples is None:
         draw: Any = prior.rsample if prior.has_rsample else prior.sample
         samples = draw((num_samples,))
-    return (prior.log_prob(samples) - gaussian_mixture_log_prob(samples, loc, scale, log_weights)).mean()
+    log_density = gaussian_mixture_log_prob(samples, loc, scale, log_weights)
+    return reduced(prior.log_prob(samples) - log_density, reduction)
 
 
 def aggregate_entropy(

@@ -251,6 +251,21 @@ def test_half_precision_and_reductions():
     assert all(term.dtype == torch.float32 and term.shape == (20,) for term in terms)
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_types_are_computed_in_float32(half):
+    z, loc, scale = (t.to(half) for t in encodings(50, 20))
+    exact = [t.float() for t in (z, loc, scale)]
+    prior, expected = (
+        Independent(Normal(torch.full((20,), 0.25, dtype=kind), torch.ones(20, dtype=kind)), 1)
+        for kind in (half, torch.float32)
+    )
+    assert exclusive_kl(z, loc, scale, prior).equal(exclusive_kl(*exact, expected))
+    inclusive = pykernels.inclusive_kl(prior, loc, scale, samples=z)
+    assert inclusive.equal(pykernels.inclusive_kl(expected, *exact[1:], samples=exact[0]))
+    for ours, theirs in zip(kl_decomposition(z, loc, scale, prior), kl_decomposition(*exact, expected)):
+        assert ours.equal(theirs)
+
+
 # The compiler's own habit, in tracing any autograd.Function.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_they_compile_and_map():

@@ -1,10 +1,10 @@
-"""torch.func over all public functions and those of the reference: gradients, of many at once, and of maps."""
+"""All public functions, and those of the reference, under torch.func and autocast."""
 
 import sys
 
 import pytest
 import torch
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, LowRankMultivariateNormal, Normal
 from torch.func import grad, jacrev, vmap
 
 import pykernels
@@ -78,6 +78,29 @@ def test_gradients_are_those_of_autograd(module, name):
 
 def leaf_of(x):
     return x.clone().requires_grad_()
+
+
+@pytest.mark.parametrize(("module", "name"), NAMES, ids=lambda case: getattr(case, "__name__", case))
+def test_autocast_changes_no_bit(module, name):
+    function, ((points, *_), _) = calls(module)[name], inputs()
+    values = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            values.append(function(points))
+    assert values[1].dtype == torch.float32 and values[0].equal(values[1])
+
+
+def test_autocast_changes_no_bit_of_a_prior_with_matrix_products():
+    (z, *_), loc = inputs()
+    prior, values = LowRankMultivariateNormal(torch.zeros(3), torch.ones(3, 2), torch.ones(3)), []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            drawn = pykernels.inclusive_kl(prior, loc, torch.ones(()), num_samples=7)
+            terms = pykernels.kl_decomposition(z, loc, torch.ones(()), prior)
+            values.append([drawn, *terms, pykernels.exclusive_kl(z, loc, torch.ones(()), prior)])
+    assert all(map(torch.equal, *values))
 
 
 @pytest.mark.parametrize("name", ["mmd", "sliced_wasserstein"])
