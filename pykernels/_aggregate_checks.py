@@ -117,7 +117,7 @@ def minibatch_arguments(
     index: Tensor | None,
     log_weights: Tensor | None,
 ) -> None:
-    if dataset_size is None:
+    if dataset_size is None and estimator != "batch":
         raise ValueError(
             f"dataset_size must be given for the estimator {estimator!r}, which has to know of how many data "
             f"points the {len(loc)} are a minibatch"

@@ -22,7 +22,7 @@ def points(prior: Distribution, loc: Tensor, num_samples: int | None, samples: T
         return samples
     draw: Any = prior.rsample if prior.has_rsample else prior.sample
     with as_given(loc.device):
-        drawn: Tensor = draw(torch.Size((num_samples,)))
+        drawn: Tensor = draw(torch.Size((positive_count("num_samples", num_samples),)))
     return drawn
 
 
@@ -59,8 +59,6 @@ def check_inclusive_kl(
             f"exactly one of num_samples and samples must be given, but {came} came: num_samples draws from "
             "the prior, samples are points already drawn"
         )
-    if num_samples is not None:
-        positive_count("num_samples", num_samples)
     reduction_name(reduction)
     _computing_dtype({"loc": loc})
     if loc.dim() != 2:

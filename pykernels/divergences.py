@@ -97,7 +97,7 @@ def aggregate_entropy(
         loc: [n, D], the means of all encodings; for a minibatch estimator [B, D], encoding b being that of z_b.
         scale: standard deviations, positive, in the units of `loc`; anything that broadcasts to it.
         estimator: "exact", or "mws", "mss", "hfvae", "batch" for those of `minibatch_log_prob`.
-        dataset_size: how many points the data set has; needed for a minibatch, and n otherwise.
+        dataset_size: how many points the data set has; needed for a minibatch, but for "batch", and n otherwise.
         index: [B], int64, the row of `loc` that each z was drawn from. No entropy depends on it; it is taken so that
             all three functions of this kind take the same arguments.
         log_weights: anything that broadcasts to [n], used as given; None is -log n for each. For "exact" only.
@@ -243,8 +243,7 @@ def kl_decomposition(
     if estimator == "exact":
         joint, marginal = gaussian_mixture_joint_and_marginal_log_prob(z, loc, scale, log_weights)
     else:
-        assert dataset_size is not None  # checked above
-        joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size, estimator)
+        joint, marginal = minibatch_log_prob(z, loc, scale, _known_size(dataset_size, loc), estimator)
     own = own_log_prob(z, loc, scale, index)
     prior_log_prob = None if factorises(prior) else _priors.log_prob(prior, z)
     return decomposed(own, joint, marginal, prior_marginal, prior_log_prob, reduction)
@@ -260,5 +259,9 @@ def _log_density(
 ) -> Tensor:
     if estimator == "exact":
         return gaussian_mixture_log_prob(z, loc, scale, log_weights)
-    assert dataset_size is not None  # checked by the callers
-    return minibatch_log_prob(z, loc, scale, dataset_size, estimator).joint
+    return minibatch_log_prob(z, loc, scale, _known_size(dataset_size, loc), estimator).joint
+
+
+def _known_size(dataset_size: int | None, loc: Tensor) -> int:
+    """Of the data set; where none is given the callers have checked that the estimator needs none."""
+    return len(loc) if dataset_size is None else dataset_size

@@ -73,7 +73,8 @@ def cauchy_mmd(
     Raises:
         TypeError: an argument is no floating-point tensor, or float64 meets another dtype.
         ValueError: shapes or devices do not match, n, m or D is 0, n or m is 1 and the estimate unbiased, a scale is
-            not positive, or `method` or `tolerance` is not as above.
+            not positive, a weight is negative, fewer than two are positive (one, if not unbiased), or `method` or
+            `tolerance` is not as above. Scales and weights are read on a CPU only.
 
     Example:
         >>> x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [2.0]])
@@ -82,6 +83,8 @@ def cauchy_mmd(
     """
     x, y, scales = _checks.mmd_inputs(x, y, scales, x_weights, y_weights, unbiased)
     _checks.mmd_options(method, METHODS, tolerance)
+    for name, weights in (("x_weights", x_weights), ("y_weights", y_weights)):
+        _checks.mmd_weights(name, weights, 1 + unbiased)
     masses = normalise(x_weights), normalise(y_weights)
     if x is y and torch.compiler.is_compiling():
         y = y.view_as(y)  # the compiler refuses a Function of which two arguments are one tensor

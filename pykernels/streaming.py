@@ -60,7 +60,7 @@ def gaussian_mixture_log_prob(value: Tensor, blocks: Blocks, num_components: int
     O(B n D) time: one pass of the density's kernel forward, and backward one more with its own backward pass.
 
     Raises:
-        TypeError: `blocks` can be iterated over once only, as a generator can.
+        TypeError: `blocks` can be iterated over once only, as a generator can, or gives something else.
         ValueError: all blocks are empty, some and not others have log-weights, the second pass gave another number of
             encodings, or what `pykernels.gaussian_mixture_log_prob` refuses.
 
@@ -101,6 +101,10 @@ def _streamed(
             f"blocks must be iterable again and again, but is {type(blocks).__name__}, which gives its items once: "
             "pass a list, or an object whose __iter__ starts anew"
         )
+    if not hasattr(blocks, "__iter__") and not hasattr(blocks, "__getitem__"):
+        raise TypeError(
+            f"blocks must be iterable, but is {type(blocks).__name__}: pass a list of (loc, scale), one for each block"
+        )
     if value.dim() != 2:
         raise ValueError(
             f"value must have shape [B, D], but has shape {list(value.shape)}: flatten its leading dimensions"
@@ -126,7 +130,21 @@ def _streamed(
 
 
 def _filled(blocks: Blocks) -> Iterator[Sequence[Tensor]]:
-    return (block for block in blocks if len(block[0]))
+    for block in blocks:
+        _check_block(block)
+        if len(block[0]):
+            yield block
+
+
+def _check_block(block: object) -> None:
+    parts = block if isinstance(block, (tuple, list)) else ()
+    if len(parts) not in (2, 3) or not all(isinstance(part, Tensor) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        came = f"({kinds})" if parts else f"a {type(block).__name__}"
+        raise TypeError(
+            f"blocks must give tensors (loc, scale) or (loc, scale, log_weights) for each block, but gave {came}: one "
+            "block alone is [(loc, scale)]"
+        )
 
 
 def _log_density(

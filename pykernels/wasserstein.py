@@ -44,7 +44,6 @@ def sliced_wasserstein(
         True
     """
     x, y = _checks.sample_inputs(x, y)
-    _checks.positive_count("num_projections", num_projections)
-    shape = num_projections, x.shape[-1]
+    shape = _checks.positive_count("num_projections", num_projections), x.shape[-1]
     directions = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
     return _sliced_wasserstein(x, y, directions / directions.norm(dim=-1, keepdim=True))

@@ -51,8 +51,7 @@ def aggregate_entropy(
     if estimator == "exact":
         log_prob = gaussian_mixture_log_prob(z, loc, scale, log_weights)
     else:
-        assert dataset_size is not None
-        log_prob = minibatch_log_prob(z, loc, scale, dataset_size, estimator).joint
+        log_prob = minibatch_log_prob(z, loc, scale, dataset_size or len(loc), estimator).joint
     return reduced(-log_prob, reduction)
 
 
@@ -94,8 +93,7 @@ def kl_decomposition(
     if estimator == "exact":
         joint, marginal = gaussian_mixture_joint_and_marginal_log_prob(z, loc, scale, log_weights)
     else:
-        assert dataset_size is not None
-        joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size, estimator)
+        joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size or len(loc), estimator)
     own = own_log_prob(z, loc, scale, index)
     prior_log_prob = None if factorises(prior) else prior.log_prob(z)
     prior_marginal: Any = prior_marginal_log_prob(prior, z)

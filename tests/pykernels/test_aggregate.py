@@ -147,6 +147,17 @@ def test_the_whole_data_set_as_a_batch_is_exact(estimator):
     torch.testing.assert_close(torch.stack(minibatch), torch.stack(exact))
 
 
+@pytest.mark.parametrize("module", [pykernels, reference])
+def test_a_batch_by_itself_needs_no_size_of_the_data_set(module):
+    z, loc, scale = encodings(9, 3)
+    for size in (9, 10**6):
+        given, none = {"estimator": "batch", "dataset_size": size}, {"estimator": "batch"}
+        entropy = module.aggregate_entropy(z, loc, scale, **none)
+        assert entropy.equal(module.aggregate_entropy(z, loc, scale, **given))
+        terms = (module.kl_decomposition(z, loc, scale, standard_normal(3), **of) for of in (none, given))
+        assert all(map(torch.equal, *terms))
+
+
 def test_small_batches_of_little_overlap_reach_their_limits():
     """Section 5 of the specification: log n + E[H], log (n B) + E[H] and log B + E[H], so that the KL is negative."""
     z, loc, scale = encodings(8, 10, scale=0.05)

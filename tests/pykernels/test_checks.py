@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
@@ -101,6 +102,19 @@ def test_minibatch_arguments(arguments, error, words):
 def test_arguments_of_statistics_from_log_densities(arguments, error, words):
     with pytest.raises(error, match=re.escape(words)):
         pykernels.responsibility_statistics_from_log_prob(*arguments)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+def test_integers_of_numpy(kind):
+    estimated = pykernels.minibatch_log_prob(Z, LOC, SCALE, kind(99), "mss")
+    assert estimated.joint.equal(pykernels.minibatch_log_prob(Z, LOC, SCALE, 99, "mss").joint)
+    options = {"estimator": "hfvae", "dataset_size": kind(99)}
+    assert pykernels.aggregate_entropy(Z, LOC, SCALE, **options).isfinite()
+    assert pykernels.exclusive_kl(Z, LOC, SCALE, PRIOR, dataset_size=kind(7)).isfinite()
+    assert pykernels.inclusive_kl(PRIOR, LOC, SCALE, num_samples=kind(3)).isfinite()
+    assert pykernels.sliced_wasserstein(Z, LOC, kind(3)).isfinite()
+    with pytest.raises(ValueError, match="num_samples must be a positive integer"):
+        pykernels.inclusive_kl(PRIOR, LOC, SCALE, num_samples=np.float64(3))
 
 
 NORMAL = Normal(torch.zeros(3), torch.ones(3))
