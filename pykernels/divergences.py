@@ -48,7 +48,8 @@ def inclusive_kl(
     Gradients reach `loc`, `scale`, `log_weights`, the given `samples`, and the prior's parameters where points carry
     theirs: drawn by `rsample`, here or by the caller. From fixed points the parameters would get but the gradient of
     log p there, noise of mean 0, so that this is refused while gradients are recorded. Given samples determine the
-    result to the bit; drawn ones follow torch's generator. The cost is O(B n D) time and O((B + n) D) memory.
+    result, to the bit as `aggregate_entropy` says; drawn ones follow torch's generator. The cost is O(B n D) time and
+    O((B + n) D) memory.
 
     Raises:
         TypeError: `prior` is no distribution, or dtypes do not mix.
@@ -110,8 +111,9 @@ def aggregate_entropy(
     unbiased for "exact": the rest, through the `loc` and `scale` inside q, averages to 0 over q, so that all n of them
     may be detached. (Attached for the batch's own and not for the others, they would bias it.)
 
-    Equal arguments give equal bits. The cost is O(B n D) time and O((B + n) D) memory; of a minibatch, O(B^2 D) time
-    and O(B D) memory.
+    Equal arguments give equal bits, with "none" for any number of threads; torch's mean over very many points may
+    differ in the last ones where that does. The cost is O(B n D) time and O((B + n) D) memory; of a minibatch, O(B^2 D)
+    time and O(B D) memory.
 
     Raises:
         TypeError: an argument is of the wrong kind, or dtypes do not mix.

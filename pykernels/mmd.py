@@ -64,7 +64,7 @@ def cauchy_mmd(
     Gradients reach every tensor, in its own shape and dtype. They can be differentiated once more in eager mode;
     forward mode raises an error. The gradient is the kernel's derivative, interpolated: it differs from the
     derivative of the interpolated kernel by as little as both are wrong. Equal arguments give equal bits, from run
-    to run and for any number of threads, on one kind of processor.
+    to run and, but for weights, which torch normalises, for any number of threads, on one kind of processor.
 
     The memory is O((n + m) D). Points far from all others, as of heavy tails, are summed over directly: then the
     time grows, up to that of "direct". On a GPU, which waits for nothing, that goes for all points of a dimension that
@@ -126,8 +126,9 @@ def mmd(
 
     Distances are formed from differences in float64, and in float32 by a float64 matrix product, which is many times
     faster. Gradients reach every tensor, to any order, and are recomputed by tiles. Equal arguments give equal bits,
-    from run to run, on one device. The cost is O((n + m)^2 D) time and O((n + m) D) memory; under the transforms of
-    torch.func, which allow no recomputing, gradients take O((n + m)^2), in float64 O((n + m)^2 D) memory.
+    from run to run, on one device and with one number of threads. The cost is O((n + m)^2 D) time and O((n + m) D)
+    memory; under the transforms of torch.func, which allow no recomputing, gradients take O((n + m)^2), in float64 O((n
+    + m)^2 D) memory.
 
     Raises:
         TypeError: an argument is no floating-point tensor, or float64 meets another dtype.
