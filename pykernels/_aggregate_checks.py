@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ._checks import _computing_dtype, _may_be_read, _shape
 from .reference.minibatch import ESTIMATORS as OF_MINIBATCHES
@@ -74,15 +73,6 @@ def own_encodings(z: Tensor, loc: Tensor, index: Tensor | None) -> None:
         )
 
 
-def prior_marginals(prior: Distribution, known: bool) -> None:
-    if not known:
-        raise TypeError(
-            f"prior must be one whose marginals are known, Independent(..., 1), MultivariateNormal, "
-            f"DiagonalGaussianMixture or a MixtureSameFamily of the first two, but is {type(prior).__name__}: "
-            "exclusive_kl takes any prior"
-        )
-
-
 def whole_dataset_size(dataset_size: int | None, count: int) -> None:
     """Where there are `count` encodings in all."""
     if dataset_size not in (None, count):
@@ -127,7 +117,7 @@ def minibatch_arguments(
     index: Tensor | None,
     log_weights: Tensor | None,
 ) -> None:
-    if dataset_size is None:
+    if dataset_size is None and estimator != "batch":
         raise ValueError(
             f"dataset_size must be given for the estimator {estimator!r}, which has to know of how many data "
             f"points the {len(loc)} are a minibatch"

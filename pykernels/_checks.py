@@ -1,6 +1,7 @@
 """Argument checks, in words: what was required, what came, and the likely remedy."""
 
 import math
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -30,8 +31,9 @@ def mixture_inputs(
 
 def minibatch_inputs(
     z: Tensor, loc: Tensor, scale: Tensor, dataset_size: int, estimator: str, estimators: Sequence[str]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Checks the arguments of a minibatch estimate, and returns the tensors in the one dtype that computes."""
+) -> tuple[tuple[Tensor, Tensor, Tensor], int]:
+    """Checks the arguments of a minibatch estimate, and returns the tensors in the one dtype that computes, and the
+    size of the data set."""
     if estimator not in estimators:
         raise ValueError(
             f"estimator must be one of {list(estimators)}, but is {estimator!r}: 'hfvae' and 'mss' are unbiased for "
@@ -44,22 +46,21 @@ def minibatch_inputs(
             f"z and loc must have equally many rows B, but z has shape {_shape(z)} and loc {_shape(loc)}: point b is "
             "one drawn from encoding b; for other points use gaussian_mixture_joint_and_marginal_log_prob"
         )
-    if not isinstance(dataset_size, int):
+    known = _whole_number(dataset_size)
+    if known is None:
         raise TypeError(
             f"dataset_size must be an integer, but came as {type(dataset_size).__name__}: it is the number of "
             "encodings that the minibatch was drawn from, len(dataset)"
         )
-    if dataset_size >= 1 << 63:
-        raise ValueError(
-            f"dataset_size must be below 2^63, but is {dataset_size}: it is the size of the data set"
-        )
-    if not 2 <= size <= dataset_size:
+    if known >= 1 << 63:
+        raise ValueError(f"dataset_size must be below 2^63, but is {known}: it is the size of the data set")
+    if not 2 <= size <= known:
         raise ValueError(
             f"the minibatch must hold 2 <= B <= dataset_size encodings, but loc has shape {_shape(loc)}, B = {size}, "
-            f"and dataset_size is {dataset_size}: give the size of the data set that the minibatch was drawn from, and "
+            f"and dataset_size is {known}: give the size of the data set that the minibatch was drawn from, and "
             "drop a last batch of one"
         )
-    return z, loc, scale
+    return (z, loc, scale), known
 
 
 def log_prob_inputs(log_prob: Tensor, log_weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -122,9 +123,29 @@ def sample_inputs(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x.to(dtype), y.to(dtype)
 
 
-def positive_count(name: str, count: int) -> None:
-    if not isinstance(count, int) or count < 1:
+def mmd_weights(name: str, weights: Tensor | None, needed: int) -> None:
+    """Checks that none is negative, and that so many of each sample are positive."""
+    if weights is None or not _may_be_read(weights):
+        return
+    smallest, largest = (end.item() for end in weights.detach().aminmax())
+    if not 0 <= smallest <= largest < math.inf:  # NaN is not, either
+        raise ValueError(
+            f"{name} must not be negative, and finite, but reach from {smallest} to {largest}: log-weights go through "
+            "softmax"
+        )
+    positive = int(weights.detach().count_nonzero(-1).min())
+    if positive < needed:
+        raise ValueError(
+            f"{name} must be positive for at least {needed} of the points of a sample, but {positive} are: "
+            + ("check how they were made" if positive == 0 else "one point alone takes unbiased=False")
+        )
+
+
+def positive_count(name: str, count: int) -> int:
+    whole = _whole_number(count)
+    if whole is None or whole < 1:
         raise ValueError(f"{name} must be a positive integer, but is {count!r}")
+    return whole
 
 
 def mmd_options(method: str, methods: Sequence[str], tolerance: float | None) -> None:
@@ -175,64 +196,6 @@ def diagonal_gaussian_parts(mixture: MixtureSameFamily) -> tuple[Categorical, No
         f"mixture must be MixtureSameFamily(Categorical, Independent(Normal, 1)), but is {came}: "
         "give DiagonalGaussianMixture the means, scales and logits themselves"
     )
-
-
-def inclusive_kl_arguments(
-    prior: Distribution, loc: Tensor, num_samples: int | None, samples: Tensor | None
-) -> None:
-    if (num_samples is None) == (samples is None):
-        came = "neither" if samples is None else "both"
-        raise ValueError(
-            f"exactly one of num_samples and samples must be given, but {came} came: num_samples draws from "
-            "the prior, samples are points already drawn"
-        )
-    if num_samples is not None:
-        positive_count("num_samples", num_samples)
-    _computing_dtype({"loc": loc})
-    if loc.dim() != 2:
-        raise ValueError(
-            f"loc must have shape [n, D], all encodings in one list, but has shape {_shape(loc)}: "
-            "reshape it, or call once per batch element"
-        )
-    prior_of_points(prior, loc)
-    dims = loc.shape[-1:]
-    if samples is not None:
-        _computing_dtype({"samples": samples, "loc": loc})
-        if samples.dim() != 2 or samples.shape[0] == 0 or samples.shape[1:] != dims:
-            raise ValueError(
-                f"samples must have shape [B, {dims[0]}] with B >= 1, but has shape {_shape(samples)}: "
-                "draw them with prior.sample((B,))"
-            )
-
-
-def prior_of_points(prior: Distribution, loc: Tensor) -> None:
-    """Checks that `prior` is a distribution of points in the space of `loc` [n, D]."""
-    if not isinstance(prior, Distribution):
-        raise TypeError(
-            f"prior must be a torch.distributions.Distribution, but came as {type(prior).__name__}: "
-            "pass the distribution itself, not its samples or its log-density"
-        )
-    dims = loc.shape[-1:]
-    if prior.event_shape == () and prior.batch_shape == dims:
-        raise ValueError(
-            f"prior must have event_shape {tuple(dims)}, but that is its batch_shape: wrap it with "
-            "torch.distributions.Independent(prior, 1) so that its dimensions make one point"
-        )
-    if prior.event_shape != dims or prior.batch_shape != ():
-        raise ValueError(
-            f"prior must have event_shape {tuple(dims)}, as loc has shape {_shape(loc)}, and no batch_shape, "
-            f"but has event_shape {tuple(prior.event_shape)} and batch_shape {tuple(prior.batch_shape)}: "
-            "build it for the space that the encodings live in"
-        )
-
-
-def no_lost_gradient(prior_log_prob: Tensor) -> None:
-    """`prior_log_prob` is taken at points that carry no gradient, so that one can only be for a parameter."""
-    if prior_log_prob.requires_grad:
-        raise ValueError(
-            "prior must have rsample where one of its parameters requires a gradient, because the gradient "
-            "through the drawn points would be lost: pass samples that carry it, or detach the parameters"
-        )
 
 
 def _computing_dtype(named: dict[str, Tensor]) -> torch.dtype:
@@ -384,6 +347,18 @@ def _may_be_read(tensor: Tensor) -> bool:
         return False
     traced = type(tensor) not in (Tensor, torch.nn.Parameter) or torch._C._are_functorch_transforms_active()
     return not traced and tensor.device.type == "cpu" and tensor.numel() > 0
+
+
+def _whole_number(number: object) -> int | None:
+    """As an int, from numpy's integers too; None if it is no integer."""
+    if isinstance(number, int):
+        return number
+    if isinstance(number, Tensor):
+        return None  # a GPU would have to be waited for
+    try:
+        return operator.index(number)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _fits(shape: torch.Size, target: tuple[int, ...]) -> bool:

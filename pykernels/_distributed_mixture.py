@@ -121,7 +121,7 @@ class SharedMinibatch(_SharedPoints):
     """The draws and the encodings of all ranks: there are few, and an estimator's weights depend on both."""
 
     def __init__(
-        self, z: Tensor, loc: Tensor, scale: Tensor, dataset_size: int, estimator: str, group: Group
+        self, z: Tensor, loc: Tensor, scale: Tensor, dataset_size: int | None, estimator: str, group: Group
     ):
         def check() -> tuple[_Inputs, tuple[int, int]]:
             inputs = _checked(z, loc, scale, None, "z")
@@ -138,7 +138,8 @@ class SharedMinibatch(_SharedPoints):
         own = torch.cat([self.own_points, self.loc, self.scale.expand(self.loc.shape)], -1)
         self.whole = gathered(own, self.rows, in_parts=False)
         self.points = self.whole[:, : loc.shape[1]]
-        self.dataset_size, self.estimator = dataset_size, estimator
+        self.dataset_size = self.rows.total if dataset_size is None else dataset_size
+        self.estimator = estimator
 
     def densities(self, joint: bool, marginal: bool) -> tuple[Tensor, ...]:
         """Those asked for, of the rank's own points."""
@@ -172,7 +173,6 @@ def shared(
         _aggregate_checks.whole_dataset_size(dataset_size, mixture.components.total)
         return mixture
     _aggregate_checks.minibatch_arguments(loc, estimator, dataset_size, index, log_weights)
-    assert dataset_size is not None  # checked above
     return SharedMinibatch(z, loc, scale, dataset_size, estimator, group)
 
 

@@ -248,6 +248,8 @@ def _agreed_inputs(
                     f"{list(tensor.shape)}: reshape it, or call once per batch element"
                 )
         u, v = (w if len(t) else None for t, w in ((x, x_weights), (y, y_weights)))
+        for name, weights in (("x_weights", u), ("y_weights", v)):
+            _checks.mmd_weights(name, weights, 0)
         some_x, some_y = (t if len(t) else t.new_zeros(1, t.shape[1]) for t in (x, y))
         some_x, some_y, checked = _checks.mmd_inputs(some_x, some_y, scales, u, v, unbiased=False)
         points = x.to(some_x.dtype), y.to(some_y.dtype)

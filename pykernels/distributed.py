@@ -24,6 +24,7 @@ and `torch.func`, use one process. Each call waits for the numbers of rows of th
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,11 +34,10 @@ from torch.distributions import Distribution
 
 import pykernels
 
-from . import _aggregate_checks, _checks, _distributed_mmd
+from . import _aggregate_checks, _distributed_mmd, _priors
 from ._collectives import Group, summed, world_size
 from ._distributed_mixture import SharedMinibatch, SharedMixture, shared
 from ._distributed_mixture import logsumexp as _logsumexp
-from .divergences import _prior_marginal_log_prob
 from .reference.divergences import KLDecomposition, decomposed
 from .reference.marginals import factorises
 from .reference.mixture import JointAndMarginal
@@ -205,35 +205,33 @@ def inclusive_kl(
     *,
     num_samples: int | None = None,
     samples: Tensor | None = None,
+    reduction: str = "mean",
     group: Group = None,
 ) -> Tensor:
     """KL(p || q) against the encodings of all ranks, as `pykernels.inclusive_kl`.
 
     `num_samples` is how many points are drawn in all. Every rank draws so many and uses its share of them, so that the
     estimate is sound whether the generators of the ranks are alike, and then it is one process's, or not. `samples`,
-    [B_r, D], are the rank's own.
+    [B_r, D], are the rank's own. A scalar, the same on all ranks, or with `reduction="none"` [B_r].
 
     The rest is as in `gaussian_mixture_log_prob` here.
     """
+    options: Any = {"num_samples": num_samples, "samples": samples}
     if world_size(group) == 1:
-        return pykernels.inclusive_kl(
-            prior, loc, scale, log_weights, num_samples=num_samples, samples=samples
-        )
+        return pykernels.inclusive_kl(prior, loc, scale, log_weights, **options, reduction=reduction)
     if samples is None or num_samples is not None:
-        _checks.inclusive_kl_arguments(prior, loc, num_samples, samples)
-    _checks.prior_of_points(prior, loc)
-    size = torch.Size(() if num_samples is None else (num_samples,))
-    if samples is not None:
-        points = samples
-    else:
-        drawn = prior.rsample(size) if prior.has_rsample else prior.sample(size)
-        points = drawn.tensor_split(world_size(group))[dist.get_rank(group)]
+        _priors.check_inclusive_kl(prior, loc, **options, reduction=reduction)
+    _aggregate_checks.reduction_name(reduction)
+    _priors.check(prior, loc)
+    points = _priors.points(prior, loc, **options)
+    if samples is None:
+        points = points.tensor_split(world_size(group))[dist.get_rank(group)]
     mixture = SharedMixture(points, loc, scale, log_weights, False, group, "samples")
     (log_density,) = mixture.densities(True, False)
-    prior_log_prob = mixture.of_own_points(prior.log_prob)
-    if samples is None and not prior.has_rsample:
-        _checks.no_lost_gradient(prior_log_prob)
-    return mean(prior_log_prob - log_density, group=group)
+    prior_log_prob = mixture.of_own_points(partial(_priors.log_prob, prior))
+    _priors.check_no_lost_gradient(prior_log_prob, points, given=samples is not None)
+    divergence = prior_log_prob - log_density
+    return mean(divergence, group=group) if reduction == "mean" else divergence
 
 
 def aggregate_entropy(
@@ -282,9 +280,9 @@ def exclusive_kl(
     if world_size(group) == 1:
         return pykernels.exclusive_kl(z, loc, scale, prior, **options, reduction=reduction)
     _aggregate_checks.reduction_name(reduction)
-    _checks.prior_of_points(prior, loc)
+    _priors.check(prior, loc)
     draws = shared(z, loc, scale, group, **options)
-    divergence = draws.densities(True, False)[0] - draws.of_own_points(prior.log_prob)
+    divergence = draws.densities(True, False)[0] - draws.of_own_points(partial(_priors.log_prob, prior))
     return mean(divergence, group=group) if reduction == "mean" else divergence
 
 
@@ -313,7 +311,7 @@ def kl_decomposition(
     if world_size(group) == 1:
         return pykernels.kl_decomposition(z, loc, scale, prior, **options, reduction=reduction)
     _aggregate_checks.reduction_name(reduction)
-    _checks.prior_of_points(prior, loc)
+    _priors.check(prior, loc)
 
     def know_own_encodings() -> None:
         _aggregate_checks.own_encodings(z, loc, index)
@@ -323,8 +321,8 @@ def kl_decomposition(
     draws = shared(z, loc, scale, group, know_own_encodings, **options)
     joint, marginal = draws.densities(True, True)
     own = draws.own_log_prob(index)
-    prior_marginal = draws.of_own_points(lambda z: _prior_marginal_log_prob(prior, z))
-    prior_log_prob = None if factorises(prior) else draws.of_own_points(prior.log_prob)
+    prior_marginal = draws.of_own_points(partial(_priors.marginal_log_prob, prior))
+    prior_log_prob = None if factorises(prior) else draws.of_own_points(partial(_priors.log_prob, prior))
     terms = decomposed(own, joint, marginal, prior_marginal, prior_log_prob, "none")
     if reduction == "mean":
         terms = KLDecomposition(*mean(torch.stack(terms, -1), group=group).unbind())

@@ -1,19 +1,16 @@
 """Divergences between a mixture of encodings, the aggregate posterior, and a prior."""
 
-import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Distribution
 
-from . import _aggregate_checks, _checks
-from .distributions import DiagonalGaussianMixture
+from . import _aggregate_checks, _checks, _priors
 from .minibatch import minibatch_log_prob
 from .mixture import (
     gaussian_mixture_joint_and_marginal_log_prob,
     gaussian_mixture_log_prob,
-    gaussian_mixture_marginal_log_prob,
 )
 from .reference.divergences import KLDecomposition, decomposed, own_log_prob, reduced
-from .reference.marginals import factorises, prior_marginal_log_prob
+from .reference.marginals import factorises
 
 
 def inclusive_kl(
@@ -24,6 +21,7 @@ def inclusive_kl(
     *,
     num_samples: int | None = None,
     samples: Tensor | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     r"""Inclusive divergence KL(p || q) from a prior p to the mixture q of all n encodings.
 
@@ -42,19 +40,22 @@ def inclusive_kl(
         log_weights: anything that broadcasts to [n], used as given; None is -log n for each.
         num_samples: how many points to draw from the prior, with `rsample` where it has that, else `sample`.
         samples: [B, D], points already drawn from the prior. Exactly one of the two is given.
+        reduction: "mean", or "none" for the value of each point by itself.
 
     Returns:
-        A scalar in nats, unbiased for the full mixture. Being a sample mean, it can be negative.
+        A scalar in nats, or [B], unbiased for the full mixture. Being a sample mean, it can be negative.
 
-    Gradients reach `loc`, `scale`, `log_weights`, the given `samples`, and the prior's parameters where it
-    has `rsample`. Given samples determine the result to the bit; drawn ones follow torch's generator. The
-    cost is O(B n D) time and O((B + n) D) memory.
+    Gradients reach `loc`, `scale`, `log_weights`, the given `samples`, and the prior's parameters where points carry
+    theirs: drawn by `rsample`, here or by the caller. From fixed points the parameters would get but the gradient of
+    log p there, noise of mean 0, so that this is refused while gradients are recorded. Given samples determine the
+    result, to the bit as `aggregate_entropy` says; drawn ones follow torch's generator. The cost is O(B n D) time and
+    O((B + n) D) memory.
 
     Raises:
         TypeError: `prior` is no distribution, or dtypes do not mix.
         ValueError: not exactly one of `num_samples` and `samples`, a prior of the wrong shape, a prior with a
-            parameter that requires a gradient which its `sample` cannot carry, or what
-            `gaussian_mixture_log_prob` refuses.
+            parameter that requires a gradient which the points do not carry, or what `gaussian_mixture_log_prob`
+            refuses.
 
     Example:
         >>> from torch.distributions import Independent, Normal
@@ -62,19 +63,12 @@ def inclusive_kl(
         >>> inclusive_kl(prior, torch.zeros(3, 2), torch.tensor(2.0), samples=torch.zeros(1, 2))
         tensor(1.3863)
     """
-    _checks.inclusive_kl_arguments(prior, loc, num_samples, samples)
+    _priors.check_inclusive_kl(prior, loc, num_samples, samples, reduction)
     _aggregate_checks.one_mixture(scale, log_weights)
-    size = torch.Size(() if num_samples is None else (num_samples,))
-    if samples is not None:
-        points = samples
-    elif prior.has_rsample:
-        points = prior.rsample(size)
-    else:
-        points = prior.sample(size)
-    prior_log_prob = prior.log_prob(points)
-    if samples is None and not prior.has_rsample:
-        _checks.no_lost_gradient(prior_log_prob)
-    return (prior_log_prob - gaussian_mixture_log_prob(points, loc, scale, log_weights)).mean()
+    points = _priors.points(prior, loc, num_samples, samples)
+    prior_log_prob = _priors.log_prob(prior, points)
+    _priors.check_no_lost_gradient(prior_log_prob, points, given=samples is not None)
+    return reduced(prior_log_prob - gaussian_mixture_log_prob(points, loc, scale, log_weights), reduction)
 
 
 def aggregate_entropy(
@@ -104,7 +98,7 @@ def aggregate_entropy(
         loc: [n, D], the means of all encodings; for a minibatch estimator [B, D], encoding b being that of z_b.
         scale: standard deviations, positive, in the units of `loc`; anything that broadcasts to it.
         estimator: "exact", or "mws", "mss", "hfvae", "batch" for those of `minibatch_log_prob`.
-        dataset_size: how many points the data set has; needed for a minibatch, and n otherwise.
+        dataset_size: how many points the data set has; needed for a minibatch, but for "batch", and n otherwise.
         index: [B], int64, the row of `loc` that each z was drawn from. No entropy depends on it; it is taken so that
             all three functions of this kind take the same arguments.
         log_weights: anything that broadcasts to [n], used as given; None is -log n for each. For "exact" only.
@@ -117,8 +111,9 @@ def aggregate_entropy(
     unbiased for "exact": the rest, through the `loc` and `scale` inside q, averages to 0 over q, so that all n of them
     may be detached. (Attached for the batch's own and not for the others, they would bias it.)
 
-    Equal arguments give equal bits. The cost is O(B n D) time and O((B + n) D) memory; of a minibatch, O(B^2 D) time
-    and O(B D) memory.
+    Equal arguments give equal bits, with "none" for any number of threads; torch's mean over very many points may
+    differ in the last ones where that does. The cost is O(B n D) time and O((B + n) D) memory; of a minibatch, O(B^2 D)
+    time and O(B D) memory.
 
     Raises:
         TypeError: an argument is of the wrong kind, or dtypes do not mix.
@@ -183,9 +178,9 @@ def exclusive_kl(
     _aggregate_checks.aggregate_arguments(
         z, loc, scale, estimator, dataset_size, index, log_weights, reduction
     )
-    _checks.prior_of_points(prior, loc)
+    _priors.check(prior, loc)
     log_density = _log_density(z, loc, scale, estimator, dataset_size, log_weights)
-    return reduced(log_density - prior.log_prob(z), reduction)
+    return reduced(log_density - _priors.log_prob(prior, z), reduction)
 
 
 def kl_decomposition(
@@ -244,16 +239,15 @@ def kl_decomposition(
         z, loc, scale, estimator, dataset_size, index, log_weights, reduction
     )
     _aggregate_checks.own_encodings(z, loc, index)
-    _checks.prior_of_points(prior, loc)
+    _priors.check(prior, loc)
     z, loc, scale, log_weights = _checks.mixture_inputs(z, loc, scale, log_weights)
-    prior_marginal = _prior_marginal_log_prob(prior, z)
+    prior_marginal = _priors.marginal_log_prob(prior, z)
     if estimator == "exact":
         joint, marginal = gaussian_mixture_joint_and_marginal_log_prob(z, loc, scale, log_weights)
     else:
-        assert dataset_size is not None  # checked above
-        joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size, estimator)
+        joint, marginal = minibatch_log_prob(z, loc, scale, _known_size(dataset_size, loc), estimator)
     own = own_log_prob(z, loc, scale, index)
-    prior_log_prob = None if factorises(prior) else prior.log_prob(z)
+    prior_log_prob = None if factorises(prior) else _priors.log_prob(prior, z)
     return decomposed(own, joint, marginal, prior_marginal, prior_log_prob, reduction)
 
 
@@ -267,24 +261,9 @@ def _log_density(
 ) -> Tensor:
     if estimator == "exact":
         return gaussian_mixture_log_prob(z, loc, scale, log_weights)
-    assert dataset_size is not None  # checked by the callers
-    return minibatch_log_prob(z, loc, scale, dataset_size, estimator).joint
+    return minibatch_log_prob(z, loc, scale, _known_size(dataset_size, loc), estimator).joint
 
 
-def _prior_marginal_log_prob(prior: Distribution, z: Tensor) -> Tensor:
-    if isinstance(prior, MixtureSameFamily) and _is_diagonal_gaussian(prior.component_distribution):
-        prior = DiagonalGaussianMixture.from_mixture(prior)
-    if isinstance(prior, DiagonalGaussianMixture):
-        return gaussian_mixture_marginal_log_prob(z, prior.loc, prior.scale, prior.log_weights)
-    log_prob = prior_marginal_log_prob(prior, z)
-    _aggregate_checks.prior_marginals(prior, log_prob is not None)
-    assert log_prob is not None
-    return log_prob
-
-
-def _is_diagonal_gaussian(components: Distribution) -> bool:
-    return (
-        isinstance(components, Independent)
-        and isinstance(components.base_dist, Normal)
-        and components.reinterpreted_batch_ndims == 1
-    )
+def _known_size(dataset_size: int | None, loc: Tensor) -> int:
+    """Of the data set; where none is given the callers have checked that the estimator needs none."""
+    return len(loc) if dataset_size is None else dataset_size

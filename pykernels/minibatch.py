@@ -62,5 +62,5 @@ def minibatch_log_prob(
         >>> minibatch_log_prob(z, z, torch.tensor(1.0), 10, "hfvae").joint
         tensor([-1.3561, -1.3561])
     """
-    inputs = _checks.minibatch_inputs(z, loc, scale, dataset_size, estimator, ESTIMATORS)
-    return JointAndMarginal(*densities(*inputs, None, True, True, estimator, dataset_size))
+    inputs, size = _checks.minibatch_inputs(z, loc, scale, dataset_size, estimator, ESTIMATORS)
+    return JointAndMarginal(*densities(*inputs, None, True, True, estimator, size))

@@ -64,7 +64,7 @@ def cauchy_mmd(
     Gradients reach every tensor, in its own shape and dtype. They can be differentiated once more in eager mode;
     forward mode raises an error. The gradient is the kernel's derivative, interpolated: it differs from the
     derivative of the interpolated kernel by as little as both are wrong. Equal arguments give equal bits, from run
-    to run and for any number of threads, on one kind of processor.
+    to run and, but for weights, which torch normalises, for any number of threads, on one kind of processor.
 
     The memory is O((n + m) D). Points far from all others, as of heavy tails, are summed over directly: then the
     time grows, up to that of "direct". On a GPU, which waits for nothing, that goes for all points of a dimension that
@@ -73,7 +73,8 @@ def cauchy_mmd(
     Raises:
         TypeError: an argument is no floating-point tensor, or float64 meets another dtype.
         ValueError: shapes or devices do not match, n, m or D is 0, n or m is 1 and the estimate unbiased, a scale is
-            not positive, or `method` or `tolerance` is not as above.
+            not positive, a weight is negative, fewer than two are positive (one, if not unbiased), or `method` or
+            `tolerance` is not as above. Scales and weights are read on a CPU only.
 
     Example:
         >>> x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [2.0]])
@@ -82,6 +83,8 @@ def cauchy_mmd(
     """
     x, y, scales = _checks.mmd_inputs(x, y, scales, x_weights, y_weights, unbiased)
     _checks.mmd_options(method, METHODS, tolerance)
+    for name, weights in (("x_weights", x_weights), ("y_weights", y_weights)):
+        _checks.mmd_weights(name, weights, 1 + unbiased)
     masses = normalise(x_weights), normalise(y_weights)
     if x is y and torch.compiler.is_compiling():
         y = y.view_as(y)  # the compiler refuses a Function of which two arguments are one tensor
@@ -123,7 +126,9 @@ def mmd(
 
     Distances are formed from differences in float64, and in float32 by a float64 matrix product, which is many times
     faster. Gradients reach every tensor, to any order, and are recomputed by tiles. Equal arguments give equal bits,
-    from run to run, on one device. The cost is O((n + m)^2 D) time and O((n + m) D) memory.
+    from run to run, on one device and with one number of threads. The cost is O((n + m)^2 D) time and O((n + m) D)
+    memory; under the transforms of torch.func, which allow no recomputing, gradients take O((n + m)^2), in float64 O((n
+    + m)^2 D) memory.
 
     Raises:
         TypeError: an argument is no floating-point tensor, or float64 meets another dtype.

@@ -56,7 +56,8 @@ def responsibility_statistics_from_log_prob(
         A named tuple (log_prob, perplexity, collision_count), each [*batch, B], float64 for float64 arguments and
         float32 for all others.
 
-    Gradients of any order reach both arguments. Plain torch: O(B n) time and memory.
+    Gradients of any order reach both arguments; a point where no encoding has density gives none. Plain torch: O(B n)
+    time and memory.
 
     Raises:
         TypeError: an argument is no floating-point tensor, or float64 meets another dtype.

@@ -21,7 +21,7 @@ parameters for example. An encoder of any n then trains in the memory of one blo
 
 `torch.autograd.grad` with respect to such leaves is not served, and DistributedDataParallel, which expects one gradient
 of each parameter, neither: reduce the `.grad` yourself. An encoder that draws random numbers must draw the same in both
-passes.
+passes. The transforms of torch.func are refused.
 
 With `pykernels.distributed` each rank streams its own: give all n of `num_components`, and merge what the ranks have
 with `pykernels.distributed.logsumexp`.
@@ -60,7 +60,7 @@ def gaussian_mixture_log_prob(value: Tensor, blocks: Blocks, num_components: int
     O(B n D) time: one pass of the density's kernel forward, and backward one more with its own backward pass.
 
     Raises:
-        TypeError: `blocks` can be iterated over once only, as a generator can.
+        TypeError: `blocks` can be iterated over once only, as a generator can, or gives something else.
         ValueError: all blocks are empty, some and not others have log-weights, the second pass gave another number of
             encodings, or what `pykernels.gaussian_mixture_log_prob` refuses.
 
@@ -91,10 +91,19 @@ def _streamed(
     value: Tensor, blocks: Blocks, num_components: int | None, joint: bool, marginal: bool
 ) -> Tensor:
     """The densities asked for as columns, the joint one first."""
+    if torch._C._are_functorch_transforms_active():
+        raise NotImplementedError(
+            "pykernels.streaming does not work under torch.func (grad, vmap and so on), which cannot come back to the "
+            "blocks: use backward(), or the function of the same name in pykernels, with all encodings at once"
+        )
     if isinstance(blocks, Iterator):
         raise TypeError(
             f"blocks must be iterable again and again, but is {type(blocks).__name__}, which gives its items once: "
             "pass a list, or an object whose __iter__ starts anew"
+        )
+    if not hasattr(blocks, "__iter__") and not hasattr(blocks, "__getitem__"):
+        raise TypeError(
+            f"blocks must be iterable, but is {type(blocks).__name__}: pass a list of (loc, scale), one for each block"
         )
     if value.dim() != 2:
         raise ValueError(
@@ -121,7 +130,21 @@ def _streamed(
 
 
 def _filled(blocks: Blocks) -> Iterator[Sequence[Tensor]]:
-    return (block for block in blocks if len(block[0]))
+    for block in blocks:
+        _check_block(block)
+        if len(block[0]):
+            yield block
+
+
+def _check_block(block: object) -> None:
+    parts = block if isinstance(block, (tuple, list)) else ()
+    if len(parts) not in (2, 3) or not all(isinstance(part, Tensor) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        came = f"({kinds})" if parts else f"a {type(block).__name__}"
+        raise TypeError(
+            f"blocks must give tensors (loc, scale) or (loc, scale, log_weights) for each block, but gave {came}: one "
+            "block alone is [(loc, scale)]"
+        )
 
 
 def _log_density(

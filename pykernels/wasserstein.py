@@ -29,9 +29,11 @@ def sliced_wasserstein(
         shift by c gives |c|^2 / D in the mean over directions. It is unbiased in them, but biased upwards in the
         samples: two of one distribution differ.
 
-    Gradients reach x and y, to any order almost everywhere (the order of points does not change nearby). The result
-    is determined by the arguments and the generator's state. The cost is O(P (n + m) (D + log(n + m))) time; the
-    memory is O((n + m) D) and a bounded number of projections at a time, recomputed in the backward pass.
+    Gradients reach x and y, to any order almost everywhere (the order of points does not change nearby). The result is
+    determined by the arguments, the generator's state and, in the last bits, torch's number of threads. The cost is O(P
+    (n + m) (D + log(n + m))) time; the memory is O((n + m) D) and a bounded number of projections at a time, recomputed
+    in the backward pass; under the transforms of torch.func, which allow no recomputing, gradients take O(P (n + m))
+    memory.
 
     Raises:
         TypeError: an argument is no floating-point tensor, or float64 meets another dtype.
@@ -43,7 +45,6 @@ def sliced_wasserstein(
         True
     """
     x, y = _checks.sample_inputs(x, y)
-    _checks.positive_count("num_projections", num_projections)
-    shape = num_projections, x.shape[-1]
+    shape = _checks.positive_count("num_projections", num_projections), x.shape[-1]
     directions = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
     return _sliced_wasserstein(x, y, directions / directions.norm(dim=-1, keepdim=True))

@@ -1,4 +1,9 @@
-"""The public functions in plain torch: the specification, and what runs where there is no compiled kernel."""
+"""The public functions in plain torch: the specification, and what runs where there is no compiled kernel.
+
+Gradients are recomputed by tiles, so that memory stays as the public functions state it, but under the transforms of
+torch.func: there all tiles are kept. `cauchy_mmd` chooses its panels by the points, which vmap does not allow: give it
+batches as leading dimensions.
+"""
 
 from .divergences import aggregate_entropy, exclusive_kl, inclusive_kl, kl_decomposition
 from .minibatch import minibatch_log_prob

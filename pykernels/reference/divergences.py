@@ -26,12 +26,14 @@ def inclusive_kl(
     *,
     num_samples: int | None = None,
     samples: Tensor | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """KL(p || q) = (1/B) sum_j [log p(z_j) - log q(z_j)], z_j ~ p, with q the mixture of all n components."""
     if samples is None:
         draw: Any = prior.rsample if prior.has_rsample else prior.sample
         samples = draw((num_samples,))
-    return (prior.log_prob(samples) - gaussian_mixture_log_prob(samples, loc, scale, log_weights)).mean()
+    log_density = gaussian_mixture_log_prob(samples, loc, scale, log_weights)
+    return reduced(prior.log_prob(samples) - log_density, reduction)
 
 
 def aggregate_entropy(
@@ -49,8 +51,7 @@ def aggregate_entropy(
     if estimator == "exact":
         log_prob = gaussian_mixture_log_prob(z, loc, scale, log_weights)
     else:
-        assert dataset_size is not None
-        log_prob = minibatch_log_prob(z, loc, scale, dataset_size, estimator).joint
+        log_prob = minibatch_log_prob(z, loc, scale, dataset_size or len(loc), estimator).joint
     return reduced(-log_prob, reduction)
 
 
@@ -92,8 +93,7 @@ def kl_decomposition(
     if estimator == "exact":
         joint, marginal = gaussian_mixture_joint_and_marginal_log_prob(z, loc, scale, log_weights)
     else:
-        assert dataset_size is not None
-        joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size, estimator)
+        joint, marginal = minibatch_log_prob(z, loc, scale, dataset_size or len(loc), estimator)
     own = own_log_prob(z, loc, scale, index)
     prior_log_prob = None if factorises(prior) else prior.log_prob(z)
     prior_marginal: Any = prior_marginal_log_prob(prior, z)

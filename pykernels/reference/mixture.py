@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from .recomputing import recomputed
 
 TILE_ELEMENTS = 1 << 18  # of one [*batch, rows, components, D] temporary: small enough to stay in cache
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -126,7 +127,7 @@ def part(tensor: Tensor, dim: int, rows: slice) -> Tensor:
 
 
 def recomputed_tile(tile: Callable[..., Any]) -> Callable[..., Any]:
-    return partial(checkpoint, tile, use_reentrant=False, preserve_rng_state=False)
+    return partial(recomputed, tile)
 
 
 def component_part(

@@ -13,11 +13,12 @@ Positions are pairs (j, offset in the panel), so that differences are accurate h
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from .recomputing import recomputed
 
 TILE_ELEMENTS = 1 << 18  # of one temporary: small enough to stay in cache
 ORDERS = (8, 16)  # nodes per panel, for which there are kernels
@@ -158,7 +159,7 @@ def kernel_sums(nodes: Nodes, kernels: Sequence[Callable[[Tensor], Tensor]], mas
     flat = masses.flatten(1)
     rows = max(1, TILE_ELEMENTS // len(nodes.panel))
     parts = [
-        _recomputed(
+        recomputed(
             _tile, nodes.panel, nodes.offset, nodes.rule.width, slice(first, first + rows), kernels, flat
         )
         for first in range(0, len(nodes.panel), rows)
@@ -184,13 +185,6 @@ def _product(kernel: Tensor, masses: Tensor) -> Tensor:
     parts = zip(kernel.split(_SUMMED_AT_ONCE, 1), masses.split(_SUMMED_AT_ONCE))
     products: Tensor = sum(part @ mass for part, mass in parts)
     return products
-
-
-def _recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls the function; autograd keeps nothing of it but its arguments."""
-    if not torch.is_grad_enabled():
-        return function(*arguments)
-    return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
 
 
 def _chebyshev(rule: Rule, like: Tensor) -> Tensor:

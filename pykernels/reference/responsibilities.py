@@ -39,8 +39,11 @@ def responsibility_statistics_from_log_prob(
         weighted = log_prob - math.log(n)
     else:
         weighted = log_prob + log_weights.expand(*log_weights.shape[:-1], n).unsqueeze(-2)
-    total, entropy, log_collision = _summary(weighted)
-    return ResponsibilityStatistics(total, entropy.exp(), (-log_collision).exp())
+    # A point where no encoding has density gives no gradient.
+    none = (weighted == -math.inf).all(-1)
+    total, entropy, log_collision = _summary(weighted.masked_fill(none.unsqueeze(-1), 0))
+    undefined = ((t.exp().masked_fill(none, math.nan)) for t in (entropy, -log_collision))
+    return ResponsibilityStatistics(total.masked_fill(none, -math.inf), *undefined)
 
 
 def mixture_statistics(

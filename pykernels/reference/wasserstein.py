@@ -2,7 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+
+from .precision import as_given
+from .recomputing import recomputed
 
 CHUNK_ELEMENTS = 1 << 22  # of one [*batch, projections, n] temporary
 
@@ -13,14 +15,14 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
     parts = directions.split(max(1, CHUNK_ELEMENTS // per_direction))
     if len(parts) == 1:
         return _along(x, y, directions) / len(directions)
-    sums = [checkpoint(_along, x, y, p, use_reentrant=False, preserve_rng_state=False) for p in parts]
-    total: Tensor = sum(sums)
+    total: Tensor = sum(recomputed(_along, x, y, part) for part in parts)
     return total / len(directions)
 
 
 def _along(x: Tensor, y: Tensor, directions: Tensor) -> Tensor:
     """The sum over directions of the squared distance along each."""
-    x, y = ((t @ directions.mT).mT.sort(-1).values for t in (x, y))
+    with as_given(x.device):
+        x, y = ((t @ directions.mT).mT.sort(-1).values for t in (x, y))
     n, m = x.shape[-1], y.shape[-1]
     if n == m:
         return (x - y).square().mean(-1).sum(-1)

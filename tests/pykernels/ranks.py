@@ -138,6 +138,9 @@ CASES = {
     "the same points everywhere": same_points,
     "streamed": streamed,
     "inclusive_kl": lambda api, a, total: api.inclusive_kl(prior(a), a["loc"], a["scale"], samples=a["z"]),
+    "inclusive_kl by point": lambda api, a, total: weighed(
+        total, api.inclusive_kl(prior(a), a["loc"], a["scale"], samples=a["z"], reduction="none")
+    ),
     "inclusive_kl, drawn": lambda api, a, total: drawn(api, a),
     "aggregate_entropy": lambda api, a, total: api.aggregate_entropy(a["z"], a["loc"], a["scale"]),
     "exclusive_kl": lambda api, a, total: api.exclusive_kl(a["z"], a["loc"], a["scale"], prior(a)),

@@ -147,6 +147,17 @@ def test_the_whole_data_set_as_a_batch_is_exact(estimator):
     torch.testing.assert_close(torch.stack(minibatch), torch.stack(exact))
 
 
+@pytest.mark.parametrize("module", [pykernels, reference])
+def test_a_batch_by_itself_needs_no_size_of_the_data_set(module):
+    z, loc, scale = encodings(9, 3)
+    for size in (9, 10**6):
+        given, none = {"estimator": "batch", "dataset_size": size}, {"estimator": "batch"}
+        entropy = module.aggregate_entropy(z, loc, scale, **none)
+        assert entropy.equal(module.aggregate_entropy(z, loc, scale, **given))
+        terms = (module.kl_decomposition(z, loc, scale, standard_normal(3), **of) for of in (none, given))
+        assert all(map(torch.equal, *terms))
+
+
 def test_small_batches_of_little_overlap_reach_their_limits():
     """Section 5 of the specification: log n + E[H], log (n B) + E[H] and log B + E[H], so that the KL is negative."""
     z, loc, scale = encodings(8, 10, scale=0.05)
@@ -249,6 +260,21 @@ def test_half_precision_and_reductions():
     prior = Independent(Normal(torch.zeros(3), torch.ones(3)), 1)
     terms = kl_decomposition(z, loc, scale, prior, reduction="none")
     assert all(term.dtype == torch.float32 and term.shape == (20,) for term in terms)
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_types_are_computed_in_float32(half):
+    z, loc, scale = (t.to(half) for t in encodings(50, 20))
+    exact = [t.float() for t in (z, loc, scale)]
+    prior, expected = (
+        Independent(Normal(torch.full((20,), 0.25, dtype=kind), torch.ones(20, dtype=kind)), 1)
+        for kind in (half, torch.float32)
+    )
+    assert exclusive_kl(z, loc, scale, prior).equal(exclusive_kl(*exact, expected))
+    inclusive = pykernels.inclusive_kl(prior, loc, scale, samples=z)
+    assert inclusive.equal(pykernels.inclusive_kl(expected, *exact[1:], samples=exact[0]))
+    for ours, theirs in zip(kl_decomposition(z, loc, scale, prior), kl_decomposition(*exact, expected)):
+        assert ours.equal(theirs)
 
 
 # The compiler's own habit, in tracing any autograd.Function.

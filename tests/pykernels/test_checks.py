@@ -2,10 +2,19 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
-from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal, StudentT
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    StudentT,
+)
 
 import pykernels
 from pykernels import gaussian_mixture_log_prob
@@ -95,6 +104,19 @@ def test_arguments_of_statistics_from_log_densities(arguments, error, words):
         pykernels.responsibility_statistics_from_log_prob(*arguments)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+def test_integers_of_numpy(kind):
+    estimated = pykernels.minibatch_log_prob(Z, LOC, SCALE, kind(99), "mss")
+    assert estimated.joint.equal(pykernels.minibatch_log_prob(Z, LOC, SCALE, 99, "mss").joint)
+    options = {"estimator": "hfvae", "dataset_size": kind(99)}
+    assert pykernels.aggregate_entropy(Z, LOC, SCALE, **options).isfinite()
+    assert pykernels.exclusive_kl(Z, LOC, SCALE, PRIOR, dataset_size=kind(7)).isfinite()
+    assert pykernels.inclusive_kl(PRIOR, LOC, SCALE, num_samples=kind(3)).isfinite()
+    assert pykernels.sliced_wasserstein(Z, LOC, kind(3)).isfinite()
+    with pytest.raises(ValueError, match="num_samples must be a positive integer"):
+        pykernels.inclusive_kl(PRIOR, LOC, SCALE, num_samples=np.float64(3))
+
+
 NORMAL = Normal(torch.zeros(3), torch.ones(3))
 PRIOR = Independent(NORMAL, 1)
 
@@ -129,7 +151,49 @@ def test_inclusive_kl_does_not_lose_a_gradient_silently():
     prior = MixtureSameFamily(Categorical(logits=weights), components)
     with pytest.raises(ValueError, match="prior must have rsample where one of its parameters requires"):
         pykernels.inclusive_kl(prior, LOC, SCALE, num_samples=2)
-    assert pykernels.inclusive_kl(prior, LOC, SCALE, samples=VALUE).requires_grad
+    with pytest.raises(
+        ValueError, match=r"samples must carry a gradient .* with prior.rsample\(\); if only the"
+    ):
+        pykernels.inclusive_kl(prior, LOC, SCALE, samples=VALUE)
+    carrying = VALUE.clone().requires_grad_()
+    assert pykernels.inclusive_kl(prior, LOC, SCALE, samples=carrying).requires_grad
+    with torch.no_grad():
+        assert pykernels.inclusive_kl(prior, LOC, SCALE, samples=VALUE).isfinite()
+    learned = Independent(Normal(torch.zeros(3, requires_grad=True), torch.ones(3)), 1)
+    with pytest.raises(ValueError, match="samples must carry a gradient"):
+        pykernels.inclusive_kl(learned, LOC, SCALE, samples=learned.sample((5,)))
+    assert pykernels.inclusive_kl(learned, LOC, SCALE, samples=learned.rsample((5,))).requires_grad
+    encoded = LOC.clone().requires_grad_()
+    assert pykernels.inclusive_kl(PRIOR, encoded, SCALE, samples=VALUE).requires_grad
+
+
+def priors_of(dtype):
+    loc, scale = torch.zeros(3, dtype=dtype), torch.ones(3, dtype=dtype)
+    components = Independent(Normal(torch.zeros(4, 3, dtype=dtype), torch.ones(4, 3, dtype=dtype)), 1)
+    return [
+        Independent(Normal(loc, scale), 1),
+        MultivariateNormal(loc, torch.diag(scale)),
+        MixtureSameFamily(Categorical(logits=torch.zeros(4, dtype=dtype)), components),
+        pykernels.DiagonalGaussianMixture(torch.zeros(4, 3, dtype=dtype), torch.ones(4, 3, dtype=dtype)),
+    ]
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize(("of_prior", "of_encodings"), [("float64", "float32"), ("float32", "float64")])
+def test_a_prior_of_another_dtype(number, of_prior, of_encodings):
+    prior = priors_of(getattr(torch, of_prior))[number]
+    z, loc, scale = (t.to(getattr(torch, of_encodings)) for t in (Z, LOC, SCALE))
+    words = (
+        f"prior must be of float64 where .* its parameters are {of_prior} and loc is {of_encodings}: build it"
+    )
+    for call in (
+        lambda: pykernels.exclusive_kl(z, loc, scale, prior),
+        lambda: pykernels.kl_decomposition(z, loc, scale, prior),
+        lambda: pykernels.inclusive_kl(prior, loc, scale, samples=z),
+        lambda: pykernels.inclusive_kl(prior, loc, scale, num_samples=2),
+    ):
+        with pytest.raises(TypeError, match=words):
+            call()
 
 
 def test_distribution_arguments():

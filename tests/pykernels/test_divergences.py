@@ -35,7 +35,8 @@ def test_zero_where_the_mixture_is_the_prior(variant):
         Categorical(torch.ones(6).double()), Independent(Normal(loc.detach(), scale.detach()), 1)
     )
     assert abs(inclusive_kl(detached, loc, scale, num_samples=50).item()) < 1e-12
-    assert abs(inclusive_kl(prior, loc, scale, samples=prior.sample((50,))).item()) < 1e-12
+    with torch.no_grad():  # the samples carry no gradient
+        assert abs(inclusive_kl(prior, loc, scale, samples=prior.sample((50,))).item()) < 1e-12
 
 
 def test_agrees_with_the_reference_and_gives_every_gradient(variant):
@@ -68,3 +69,19 @@ def test_draws_follow_the_generator():
     torch.manual_seed(3)
     samples = prior.rsample((10,))
     assert torch.equal(first, inclusive_kl(prior, loc, scale, samples=samples))
+
+
+def test_by_point_or_in_the_mean(variant):
+    value, loc, scale, weights = mixture_inputs(9, 6, 3)
+    prior = MultivariateNormal(torch.zeros(3).double(), torch.eye(3).double())
+    arguments = prior, loc, scale, weights
+    by_point = inclusive_kl(*arguments, samples=value, reduction="none")
+    assert by_point.shape == (9,)
+    expected = prior.log_prob(value) - gaussian_mixture_log_prob(value, loc, scale, weights)
+    torch.testing.assert_close(by_point, expected)
+    torch.testing.assert_close(by_point.mean(), inclusive_kl(*arguments, samples=value))
+    of_reference = reference.inclusive_kl(*arguments, samples=value, reduction="none")
+    torch.testing.assert_close(by_point, of_reference)
+    assert inclusive_kl(*arguments, num_samples=5, reduction="none").shape == (5,)
+    with pytest.raises(ValueError, match="reduction must be 'mean' or 'none'"):
+        inclusive_kl(*arguments, num_samples=5, reduction="sum")

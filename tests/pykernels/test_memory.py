@@ -9,8 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pykernels import _launch
-from pykernels.reference import minibatch, mixture, mixture_gradients, responsibilities
+from pykernels import _launch, mmd
+from pykernels.reference import minibatch, mixture, mixture_gradients, responsibilities, wasserstein
 
 SCRIPT = """
 import resource, sys
@@ -85,3 +85,14 @@ def test_the_reference_saves_no_tile_for_autograd(monkeypatch):
         responsibilities.responsibility_statistics(*inputs)
         minibatch.minibatch_log_prob(inputs[0], inputs[0] + 1, inputs[2], 500, "hfvae")
     assert max(saved, default=0) <= 110 * 4
+
+
+def test_mmd_and_projections_save_no_tile_for_autograd(monkeypatch):
+    monkeypatch.setattr(sys.modules["pykernels.reference.mmd"], "TILE_ELEMENTS", 1000)
+    monkeypatch.setattr(wasserstein, "CHUNK_ELEMENTS", 1000)
+    x, y = torch.randn(90, 4, requires_grad=True), torch.randn(110, 4)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        mmd(x, y)
+        wasserstein.sliced_wasserstein(x, y, torch.randn(100, 4))
+    assert max(saved) <= 110 * 6

@@ -1,7 +1,10 @@
 """Derivatives and transforms of the MMD: gradcheck, torch.func, torch.compile, opcheck, autocast; the refusals."""
 
+import math
+
 import pytest
 import torch
+from torch.distributions import Distribution
 from torch.func import grad, jvp, vmap
 
 from pykernels import cauchy_mmd
@@ -107,6 +110,12 @@ def test_forward_mode_and_third_order_say_what_to_do():
         second.sum().backward()
 
 
+def weighted(x, y, first, others, **options):
+    weights = torch.full((len(x),), float(others), dtype=x.dtype)
+    weights[0] = first
+    return cauchy_mmd(x, y, x_weights=weights, **options)
+
+
 WRONG = [
     (lambda x, y: cauchy_mmd(x[0], y), r"x must have shape .*\[2\]"),
     (lambda x, y: cauchy_mmd(x, y[:, :1]), "same last dimension"),
@@ -117,6 +126,18 @@ WRONG = [
     (lambda x, y: cauchy_mmd(x, y, method="fast"), "method"),
     (lambda x, y: cauchy_mmd(x, y, tolerance=0.0), "tolerance"),
     (lambda x, y: cauchy_mmd(x, y, x_weights=torch.ones(3, dtype=x.dtype)), "x_weights"),
+    (lambda x, y: weighted(x, y, 0, 0), "x_weights must be positive for at least 2 .* but 0 are"),
+    (
+        lambda x, y: weighted(x, y, 0, 0, unbiased=False),
+        "x_weights must be positive for at least 1 .* but 0 are",
+    ),
+    (lambda x, y: weighted(x, y, 1, 0), "but 1 are: one point alone takes unbiased=False"),
+    (
+        lambda x, y: weighted(x, y, -1, 1),
+        "x_weights must not be negative, and finite, but reach from -1.0 to 1.0",
+    ),
+    (lambda x, y: weighted(x, y, 1, math.nan), "x_weights must not be negative"),
+    (lambda x, y: weighted(x, y, 1, math.inf), "x_weights must not be negative, and finite"),
 ]
 
 
@@ -125,3 +146,15 @@ def test_errors_name_the_argument(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call(*samples(9, 7, 2))
     assert cauchy_mmd(*samples(1, 7, 2), unbiased=False) > 0
+    assert weighted(*samples(9, 7, 2), 1, 0, unbiased=False) > 0
+
+
+def test_weights_are_read_only_where_that_is_cheap_and_wanted():
+    x, y = samples(9, 7, 2)
+    signed = torch.linspace(-1, 2, 9, dtype=x.dtype)
+    mapped = vmap(lambda w: cauchy_mmd(x, y, x_weights=w))(signed.expand(2, 9))
+    Distribution.set_default_validate_args(False)
+    try:
+        torch.testing.assert_close(mapped[0], cauchy_mmd(x, y, x_weights=signed))
+    finally:
+        Distribution.set_default_validate_args(True)

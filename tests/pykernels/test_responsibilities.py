@@ -241,3 +241,27 @@ def test_log_densities_of_minus_infinity():
     torch.testing.assert_close(collisions, torch.tensor([2.0, math.nan]), equal_nan=True)
     (gradient,) = torch.autograd.grad(perplexity[0] + collisions[0], log_prob)
     torch.testing.assert_close(gradient[0], torch.zeros(3))
+
+
+def test_a_point_without_density_gives_no_gradient():
+    log_prob = torch.randn(4, 3, dtype=torch.float64)
+    log_prob[1] = -math.inf
+    log_prob[2, 0] = -math.inf
+    log_prob.requires_grad_()
+    weights = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    results = responsibility_statistics_from_log_prob(log_prob, weights)
+    assert (
+        results.log_prob[1] == -math.inf
+        and results.perplexity[1].isnan()
+        and results.collision_count[1].isnan()
+    )
+    others = [0, 2, 3]
+    found = torch.autograd.grad(sum(r[others].sum() for r in results), (log_prob, weights))
+    alone = log_prob.detach()[others].requires_grad_()
+    by_themselves = responsibility_statistics_from_log_prob(alone, weights)
+    expected = torch.autograd.grad(sum(r.sum() for r in by_themselves), (alone, weights))
+    torch.testing.assert_close(found[0][others], expected[0])
+    torch.testing.assert_close(found[1], expected[1])
+    assert not found[0][1].any()
+    mean = responsibility_statistics_from_log_prob(log_prob, weights).log_prob.sum()
+    assert not torch.autograd.grad(mean, log_prob)[0][1].any()

@@ -1,6 +1,7 @@
 """Blocks of encodings give what all of them at once give."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,21 @@ def test_the_second_derivative_is_refused():
     (gradient,) = torch.autograd.grad(found, z, create_graph=True)
     with pytest.raises(NotImplementedError, match="differentiated once"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "words"),
+    [
+        ((torch.zeros(5, 3), torch.ones(5, 3)), "for each block, but gave a Tensor: one block"),
+        ({"loc": torch.zeros(5, 3)}, "but gave a str: one block alone is [(loc, scale)]"),
+        ([(torch.zeros(5, 3), 1.0)], "but gave (Tensor, float)"),
+        ([(torch.zeros(5, 3),)], "but gave (Tensor)"),
+        (None, "blocks must be iterable, but is NoneType"),
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_blocks(blocks, words):
+    with pytest.raises(TypeError, match=re.escape(words)):
+        streaming.gaussian_mixture_log_prob(torch.zeros(4, 3), blocks)
 
 
 SCRIPT = """
