@@ -15,7 +15,7 @@ namespace check {
 
 struct PlanConstants {
   int64_t least_nodes = 512, points_per_node = 1000, moment_rows = 512, pair_blocks = 2000,
-          listed_blocks = 1000, most_memory = 256 << 20, range_parts = 3, moment_blocks = 8;
+          listed_blocks = 1000, most_memory = 256 << 20, range_parts = 3, moment_blocks = 1;
 
   void set() const {
     namespace plan = pykernels::mmd;
