@@ -221,8 +221,9 @@ def inclusive_kl(
         return pykernels.inclusive_kl(prior, loc, scale, log_weights, **options, reduction=reduction)
     if samples is None or num_samples is not None:
         _priors.check_inclusive_kl(prior, loc, **options, reduction=reduction)
-    _aggregate_checks.reduction_name(reduction)
-    _priors.check(prior, loc)
+    else:
+        _aggregate_checks.reduction_name(reduction)
+        _priors.check(prior, loc)
     points = _priors.points(prior, loc, **options)
     if samples is None:
         points = points.tensor_split(world_size(group))[dist.get_rank(group)]

@@ -46,15 +46,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) statistics_row_tiles(
     }
     if (!__syncthreads_or(reached || tile == begin)) continue;
     for (int d = 0; d < dims; d += kChunk) {
-      const int count = load_chunk(z, s, m, dims, d, thread, tiles);
       const int own_d = thread / 16 * kOwnDims;
       T slope[kLane][kOwnDims] = {};
-      if (own_d < count) {
-        if (accurate)
-          add_slopes<true>(tiles, own_d, across, slope);
-        else
-          add_slopes<false>(tiles, own_d, across, slope);
-      }
+      const int count = chunk_slopes(z, s, m, accurate, dims, d, own_d, across, thread, tiles, slope);
       const int64_t row = first_row + across;
       add_to_memory<T>(slope, tile == begin, nullptr,
                        {out + row * dims + d + own_d, dims, 1, rows.count - row, count - own_d});

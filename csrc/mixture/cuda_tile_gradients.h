@@ -103,6 +103,21 @@ PYKERNELS_DEVICE void add_slopes(const GradientTiles<T>& tiles, int own_d, int a
   }
 }
 
+// The same in whichever form, after the part of the dimensions from `d` on was read; returns how many these
+// are.
+template <class T>
+PYKERNELS_DEVICE int chunk_slopes(const T* z, const T* s, const T* m, bool accurate, int dims, int d,
+                                  int own_d, int across, int thread, GradientTiles<T>& tiles,
+                                  T (&slope)[Quad<T>::kCount][kOwnDims]) {
+  const int count = load_chunk(z, s, m, dims, d, thread, tiles);
+  if (own_d >= count) return count;
+  if (accurate)
+    add_slopes<true>(tiles, own_d, across, slope);
+  else
+    add_slopes<false>(tiles, own_d, across, slope);
+  return count;
+}
+
 template <bool accurate, class T>
 PYKERNELS_DEVICE void add_moments(const GradientTiles<T>& tiles, int own_d, int across,
                                   T (&first_sum)[Quad<T>::kCount][kOwnDims],
@@ -228,15 +243,9 @@ __global__ void __launch_bounds__(kTileThreads, 2) forward_joint_slopes(
     // The first tile has to lay the ground, whatever its weights.
     if (!__syncthreads_or(reached || tile == begin)) continue;
     for (int d = 0; d < dims; d += kChunk) {
-      const int count = load_chunk(z, s, m, dims, d, thread, tiles);
       const int own_d = thread / 16 * kOwnDims;
       T slope[kLane][kOwnDims] = {};
-      if (own_d < count) {
-        if (accurate)
-          add_slopes<true>(tiles, own_d, across, slope);
-        else
-          add_slopes<false>(tiles, own_d, across, slope);
-      }
+      const int count = chunk_slopes(z, s, m, accurate, dims, d, own_d, across, thread, tiles, slope);
       const int64_t row = first_row + across;
       add_to_memory(
           slope, tile == begin, tiles.factor + across,
